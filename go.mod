@@ -1,0 +1,3 @@
+module github.com/memrecon/memrecon
+
+go 1.26
