@@ -1,0 +1,99 @@
+package reconcile
+
+import (
+	"fmt"
+
+	"github.com/memrecon/memrecon/snapshot"
+)
+
+// Finding is something that does not add up, or that will surprise whoever reads the figures.
+type Finding struct {
+	// ID is a stable name, such as "cgroup-residual".
+	ID string
+	// Owner is whose row it is about.
+	Owner string
+	// Bytes is how much.
+	Bytes int64
+	// Text says it in a sentence.
+	Text string
+}
+
+// chargeBatch is how many pages the kernel charges a cgroup ahead on each CPU (mm/memcontrol.c, MEMCG_CHARGE_BATCH; 32 before
+// Linux 5.13).
+const chargeBatch = 64
+
+// StockBytes is the most that the charge stocks of all CPUs can hold for one cgroup, in bytes: charged to it, so in its usage,
+// and in no kind of memory. 0 where the number of CPUs is not known.
+func (s *Sheet) StockBytes() int64 {
+	h := &s.snap.Host
+	return chargeBatch * int64(h.CPUs) * int64(h.PageSize)
+}
+
+// find fills Findings.
+func (s *Sheet) find() {
+	report := func(id, owner string, bytes int64, format string, args ...any) {
+		s.Findings = append(s.Findings, Finding{ID: id, Owner: owner, Bytes: bytes, Text: fmt.Sprintf(format, args...)})
+	}
+	// memory.stat may lag behind the charges by as much again: the kernel flushes its per-CPU counters only once more than
+	// a batch for each CPU is pending (Linux 5.16).
+	bound := 2 * s.StockBytes()
+	for i := range s.snap.Cgroups {
+		row, c := &s.Rows[i], &s.snap.Cgroups[i]
+		if i > 0 && row.Known != KnownUsage|KnownStat {
+			report("cgroup-unread", row.ID, 0, "%s: %s; its memory stands in the residual or with its parent", row.ID, row.Known.missing())
+			continue
+		}
+		if r := row.Own[Residual]; i > 0 && bound > 0 && (r > bound || r < -bound) && s.readInFull(i) {
+			report("cgroup-residual", row.ID, r, "%s: %d bytes of its usage are in no kind of memory; charge stocks and late counters explain at most %d",
+				row.ID, r, bound)
+		}
+		if h, ok := c.UseHierarchy.Get(); ok && h == 0 && i > 0 {
+			report("no-hierarchy", row.ID, 0, "%s: memory.use_hierarchy is 0, so its figures leave its children out; set it to 1 before making children", row.ID)
+		}
+	}
+	if len(s.snap.Cgroups) > 0 && s.snap.Mode == snapshot.V2 && !s.snap.Cgroups[0].Usage.IsAbsent() {
+		report("namespaced-root", OwnerRoot, 0, "the root of the cgroups is not the host's (it has memory.current): what stands outside it counts as the root's own; "+
+			"give memrecon the host's /sys/fs/cgroup")
+	}
+	if published, err := s.Published("node-usage", OwnerNode); err == nil && s.TotalKnown {
+		computed, _ := s.Value("node-usage", OwnerNode)
+		if n, ok := published.Get(); ok {
+			if d := int64(n) - computed; max(d, -d) > s.Skew+bound {
+				report("root-against-meminfo", OwnerNode, d, "the root cgroup's memory.stat and /proc/meminfo differ by %d bytes; %d moved while they were read", d, s.Skew)
+			}
+		}
+	}
+	if published, err := s.Published("mem-available", OwnerNode); err == nil {
+		computed, err := s.Value("mem-available", OwnerNode)
+		if n, ok := published.Get(); ok && err == nil && int64(n) != computed {
+			report("mem-available", OwnerNode, int64(n)-computed, "MemAvailable is %d bytes off its formula: the kernel computes it in another way", int64(n)-computed)
+		}
+	}
+	for k, v := range s.Columns() {
+		if Kind(k) == Residual && v < -s.Skew {
+			report("negative-residual", OwnerNode, v, "the kinds sum to %d bytes more than MemTotal: the kernel counts something twice", -v)
+		}
+	}
+}
+
+// readInFull tells that the row's children could all be read, so that its own residual is its own.
+func (s *Sheet) readInFull(row int) bool {
+	for i := row + 1; i < len(s.snap.Cgroups); i++ {
+		if s.Rows[i].Parent == row && s.Rows[i].Known != KnownUsage|KnownStat {
+			return false
+		}
+	}
+	return true
+}
+
+// missing says which of a cgroup's files could not be read.
+func (k Known) missing() string {
+	switch {
+	case k == 0:
+		return "neither its usage nor its memory.stat could be read"
+	case k&KnownUsage == 0:
+		return "its usage could not be read"
+	default:
+		return "its memory.stat could not be read"
+	}
+}
