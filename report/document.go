@@ -1,0 +1,187 @@
+// Package report shows a result: as a document with a schema (JSON, YAML) and as text for a person. It computes nothing
+// about memory and reads nothing of the node.
+package report
+
+import (
+	"time"
+
+	"github.com/memrecon/memrecon/reconcile"
+	"github.com/memrecon/memrecon/snapshot"
+)
+
+// Schema names the form of a Document; docs/report.schema.json describes it.
+const Schema = "memrecon.report/v1"
+
+// Document is a report as JSON and YAML have it. All bytes are bytes, all times are RFC 3339.
+type Document struct {
+	Schema     string        `json:"schema"`
+	Time       time.Time     `json:"time"`
+	Node       string        `json:"node"`
+	Kernel     string        `json:"kernel"`
+	CgroupMode snapshot.Mode `json:"cgroup_mode"`
+	Sweep      Sweep         `json:"sweep"`
+	Sheet      Sheet         `json:"sheet"`
+	Figures    []Figure      `json:"figures"`
+	Bridges    []Bridge      `json:"bridges"`
+	Findings   []Finding     `json:"findings"`
+	Errors     []Error       `json:"errors"`
+}
+
+// Sweep is how the reading went.
+type Sweep struct {
+	Cgroups         int     `json:"cgroups"`
+	DurationSeconds float64 `json:"duration_seconds"`
+	// SkewBytes is how much memory changed its kind between the first and the last read.
+	SkewBytes int64 `json:"skew_bytes"`
+}
+
+// Sheet is the balance sheet: the cells of all rows sum to TotalBytes.
+type Sheet struct {
+	TotalBytes int64 `json:"total_bytes"`
+	// Kinds are all kinds in the order of the columns.
+	Kinds []string `json:"kinds"`
+	Rows  []Row    `json:"rows"`
+	// ResidualBytes is the sum of the residual column.
+	ResidualBytes int64 `json:"residual_bytes"`
+}
+
+// Row is one owner.
+type Row struct {
+	ID string `json:"id"`
+	// Parent is the parent's id, null at the top.
+	Parent *string        `json:"parent"`
+	Class  snapshot.Class `json:"class"`
+	Name   string         `json:"name"`
+	// Cells are the owner's own charge by kind, without the kinds it has nothing of.
+	Cells map[string]int64 `json:"cells"`
+	// OwnBytes is the sum of the cells.
+	OwnBytes int64 `json:"own_bytes"`
+	// UsageBytes is what the owner and its descendants use.
+	UsageBytes int64 `json:"usage_bytes"`
+	// LimitBytes is the owner's own hard limit, null where it has none or it is not known.
+	LimitBytes *uint64 `json:"limit_bytes"`
+}
+
+// Figure is a published figure of one owner.
+type Figure struct {
+	ID        string `json:"id"`
+	Owner     string `json:"owner"`
+	Publisher string `json:"publisher"`
+	// Bytes is computed over the sheet.
+	Bytes int64 `json:"bytes"`
+	// PublishedBytes is the publisher's own number, null where it could not be read.
+	PublishedBytes *uint64 `json:"published_bytes"`
+	Formula        string  `json:"formula"`
+}
+
+// Bridge is the difference between two figures: its steps sum to DifferenceBytes.
+type Bridge struct {
+	From            string `json:"from"`
+	FromOwner       string `json:"from_owner"`
+	FromBytes       int64  `json:"from_bytes"`
+	To              string `json:"to"`
+	ToOwner         string `json:"to_owner"`
+	ToBytes         int64  `json:"to_bytes"`
+	DifferenceBytes int64  `json:"difference_bytes"`
+	Steps           []Step `json:"steps"`
+}
+
+// Step is a cell, or, with the kind "adjustment", a part of a figure that is no cell.
+type Step struct {
+	Owner string `json:"owner"`
+	Kind  string `json:"kind"`
+	Bytes int64  `json:"bytes"`
+	Label string `json:"label"`
+}
+
+// Finding is what does not add up, or will surprise.
+type Finding struct {
+	ID    string `json:"id"`
+	Owner string `json:"owner"`
+	Bytes int64  `json:"bytes"`
+	Text  string `json:"text"`
+}
+
+// Error is a source that could not be read, or only in part.
+type Error struct {
+	Source string `json:"source"`
+	Error  string `json:"error"`
+	Hint   string `json:"hint"`
+}
+
+// NewDocument is the document of a sheet.
+func NewDocument(s *reconcile.Sheet) *Document {
+	snap := s.Snapshot()
+	d := &Document{
+		Schema: Schema, Time: snap.Time.UTC(), Node: snap.Node, Kernel: snap.Kernel, CgroupMode: snap.Mode,
+		Sweep:    Sweep{Cgroups: snap.Sweep.Cgroups, DurationSeconds: snap.Sweep.Duration.Seconds(), SkewBytes: s.Skew},
+		Sheet:    newSheet(s),
+		Figures:  []Figure{},
+		Bridges:  []Bridge{},
+		Findings: []Finding{},
+		Errors:   []Error{},
+	}
+	for _, a := range s.Amounts() {
+		d.Figures = append(d.Figures, Figure{
+			ID: a.Figure.ID, Owner: a.Owner, Publisher: a.Figure.Publisher, Bytes: a.Bytes, PublishedBytes: number(a.Published), Formula: a.Figure.Formula,
+		})
+	}
+	for _, b := range s.StandardBridges() {
+		d.Bridges = append(d.Bridges, NewBridge(&b))
+	}
+	for _, f := range s.Findings {
+		d.Findings = append(d.Findings, Finding(f))
+	}
+	for _, e := range snap.Errors {
+		d.Errors = append(d.Errors, Error(e))
+	}
+	return d
+}
+
+func newSheet(s *reconcile.Sheet) Sheet {
+	sheet := Sheet{TotalBytes: s.Total, ResidualBytes: s.ResidualBytes(), Rows: make([]Row, 0, len(s.Rows))}
+	for k := range reconcile.NumKinds {
+		sheet.Kinds = append(sheet.Kinds, k.String())
+	}
+	for i := range s.Rows {
+		r := &s.Rows[i]
+		row := Row{
+			ID: r.ID, Class: s.Class(i), Name: s.Name(i), Cells: map[string]int64{}, OwnBytes: r.Own.Sum(), UsageBytes: r.UsageBytes(),
+			LimitBytes: number(s.Limit(i)),
+		}
+		if r.Parent >= 0 {
+			row.Parent = &s.Rows[r.Parent].ID
+		}
+		for k, n := range r.Own {
+			if n != 0 {
+				row.Cells[reconcile.Kind(k).String()] = n
+			}
+		}
+		sheet.Rows = append(sheet.Rows, row)
+	}
+	return sheet
+}
+
+// NewBridge is a bridge as documents have it.
+func NewBridge(b *reconcile.Bridge) Bridge {
+	out := Bridge{
+		From: b.From.Figure, FromOwner: b.From.Owner, FromBytes: b.FromBytes,
+		To: b.To.Figure, ToOwner: b.To.Owner, ToBytes: b.ToBytes,
+		DifferenceBytes: b.ToBytes - b.FromBytes, Steps: []Step{},
+	}
+	for _, st := range b.Steps {
+		kind := "adjustment"
+		if !st.IsAdjustment() {
+			kind = st.Kind.String()
+		}
+		out.Steps = append(out.Steps, Step{Owner: st.Owner, Kind: kind, Bytes: st.Bytes, Label: st.Label})
+	}
+	return out
+}
+
+func number(v snapshot.Value) *uint64 {
+	if n, ok := v.Get(); ok {
+		return &n
+	}
+	return nil
+}

@@ -1,0 +1,372 @@
+package report
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/memrecon/memrecon/reconcile"
+)
+
+// Options of the text.
+type Options struct {
+	// Color marks what matters with ANSI colours; only for a terminal.
+	Color bool
+	// Rows is how many owners a table shows; the rest is summed up. 0 for all.
+	Rows int
+}
+
+// Text writes a sheet for a person, at most 100 columns wide: the verdict, where the memory is, what the usual figures say
+// of the largest owners, why the node's figures differ, and what was missing.
+func Text(w io.Writer, s *reconcile.Sheet, o Options) error {
+	t := &text{o: o}
+	t.headline(s)
+	t.owners(s)
+	t.cgroups(s)
+	t.bridges(s)
+	t.findings(s)
+	_, err := io.WriteString(w, t.b.String())
+	return err
+}
+
+// BridgeText writes one bridge for a person.
+func BridgeText(w io.Writer, b *reconcile.Bridge, o Options) error {
+	t := &text{o: o}
+	t.bridge(b, 0)
+	_, err := io.WriteString(w, t.b.String())
+	return err
+}
+
+const width = 100
+
+type text struct {
+	b strings.Builder
+	o Options
+}
+
+// The ANSI colours in use.
+const (
+	bold   = "1"
+	dim    = "2"
+	red    = "1;31"
+	yellow = "1;33"
+	green  = "1;32"
+)
+
+func (t *text) paint(color, s string) string {
+	if !t.o.Color {
+		return s
+	}
+	return "\x1b[" + color + "m" + s + "\x1b[0m"
+}
+
+func (t *text) printf(format string, args ...any) { fmt.Fprintf(&t.b, format, args...) }
+
+// wrapped writes a paragraph, its second and later lines indented.
+func (t *text) wrapped(first, indent, s string) {
+	line := first
+	length := utf8.RuneCountInString(first)
+	start := true
+	for _, word := range strings.Fields(s) {
+		n := utf8.RuneCountInString(word)
+		if !start && length+1+n > width {
+			t.b.WriteString(line + "\n")
+			line, length, start = indent, utf8.RuneCountInString(indent), true
+		}
+		if !start {
+			line, length = line+" ", length+1
+		}
+		line, length, start = line+word, length+n, false
+	}
+	t.b.WriteString(line + "\n")
+}
+
+// headline is what a person should know first: is memory short, and does the sheet close.
+func (t *text) headline(s *reconcile.Sheet) {
+	color, words := verdict(s)
+	t.printf("%s\n", t.paint(color, words))
+	snap := s.Snapshot()
+	mode := string(snap.Mode)
+	if mode == "" {
+		mode = "unknown"
+	}
+	where := snap.Node
+	if where == "" {
+		where = "a node without a name"
+	}
+	kernel := "an unknown kernel"
+	if snap.Kernel != "" {
+		kernel = "Linux " + snap.Kernel
+	}
+	t.printf("%s, %s, %s, cgroup %s; %d cgroups read in %s.\n", where, snap.Time.UTC().Format("2006-01-02 15:04:05 UTC"), kernel, mode,
+		snap.Sweep.Cgroups, snap.Sweep.Duration.Round(10*time.Microsecond))
+	if !s.TotalKnown {
+		return
+	}
+	residual := s.ResidualBytes()
+	t.wrapped("", "", fmt.Sprintf("Every byte of %s has its place; %s (%s) is in no counter of the kernel. %s moved while it was read.",
+		Size(s.Total), Size(residual), percent(residual, s.Total), Size(s.Skew)))
+}
+
+// Where memory begins to be short: the share of MemTotal still available, the share of time in which all tasks wait for
+// memory, the share of a cgroup's limit that can't be reclaimed by dropping inactive page cache.
+const (
+	shortShare  = 0.05
+	scarceShare = 0.15
+	stallShare  = 1.0 // percent of the last 10 seconds
+	closeShare  = 0.9
+)
+
+func verdict(s *reconcile.Sheet) (color, words string) {
+	snap := s.Snapshot()
+	if !s.TotalKnown {
+		return yellow, "/proc/meminfo could not be read: what follows are the cgroups alone."
+	}
+	available, ok := snap.Host.Meminfo.MemAvailable.Get()
+	if !ok {
+		available, _ = snap.Host.Meminfo.MemFree.Get()
+	}
+	color = green
+	words = fmt.Sprintf("%s of %s is available (%s)", Size(int64(available)), Size(s.Total), percent(int64(available), s.Total))
+	share := float64(available) / float64(max(1, s.Total))
+	var concerns []string
+	if full := snap.Host.Pressure.Full; full.Known && full.Avg10 >= stallShare {
+		concerns = append(concerns, fmt.Sprintf("every process waited for memory %.1f%% of the last 10 s", full.Avg10))
+		color = red
+	}
+	if c, ok := closest(s); ok && c.share >= closeShare {
+		concerns = append(concerns, fmt.Sprintf("%s stands at %.0f%% of its limit of %s", s.Name(c.row), 100*c.share, Size(c.limit)))
+		color = red
+	}
+	switch {
+	case share < shortShare:
+		return red, "Memory is short: only " + strings.Join(append([]string{words}, concerns...), "; ") + "."
+	case share < scarceShare:
+		if color == green {
+			color = yellow
+		}
+		return color, "Memory is getting short: " + strings.Join(append([]string{words}, concerns...), "; ") + "."
+	case len(concerns) > 0:
+		return color, strings.Join(append([]string{words}, concerns...), "; ") + "."
+	}
+	return color, words + ". Nothing is short of memory."
+}
+
+// limited is a row with a hard limit, and how much of it is taken by what dropping inactive page cache would not free.
+type limited struct {
+	row   int
+	limit int64
+	share float64
+}
+
+func closest(s *reconcile.Sheet) (limited, bool) {
+	var best limited
+	found := false
+	for i := range s.Rows {
+		limit, ok := s.Limit(i).Get()
+		if !ok || limit == 0 {
+			continue
+		}
+		r := &s.Rows[i]
+		share := float64(r.UsageBytes()-r.All[reconcile.FileInactive]) / float64(limit)
+		if !found || share > best.share {
+			best, found = limited{i, int64(limit), share}, true
+		}
+	}
+	return best, found
+}
+
+// The owners' table: the owner's name, then columns of these widths.
+const nameWidth = 42
+
+type column struct {
+	title string
+	width int
+	bytes func(*reconcile.Cells) int64
+}
+
+var ownColumns = []column{
+	{"OWN", 9, (*reconcile.Cells).Sum},
+	{"ANON", 9, func(c *reconcile.Cells) int64 { return c[reconcile.Anon] + c[reconcile.AnonUnmapped] }},
+	{"CACHE", 9, func(c *reconcile.Cells) int64 {
+		return c[reconcile.FileActive] + c[reconcile.FileInactive] + c[reconcile.FileOther]
+	}},
+	{"SHMEM", 9, func(c *reconcile.Cells) int64 { return c[reconcile.Shmem] }},
+	{"KERNEL", 9, (*reconcile.Cells).KernelMemory},
+	{"OTHER", 9, func(c *reconcile.Cells) int64 {
+		return c[reconcile.Sock] + c[reconcile.Hugetlb] + c[reconcile.Free] + c[reconcile.FreePerCPU] + c[reconcile.Residual]
+	}},
+}
+
+func (t *text) owners(s *reconcile.Sheet) {
+	t.printf("\n%s\n", t.paint(bold, "Where the memory is")+": each owner's own charge, without its children's; together MemTotal")
+	head := pad("OWNER", nameWidth)
+	for _, c := range ownColumns {
+		head += fmt.Sprintf(" %*s", c.width-1, c.title)
+	}
+	t.printf("%s\n", t.paint(dim, head))
+	order := make([]int, 0, len(s.Rows))
+	for i := range s.Rows {
+		if s.Rows[i].Own != (reconcile.Cells{}) {
+			order = append(order, i)
+		}
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(s.Rows[b].Own.Sum(), s.Rows[a].Own.Sum()) })
+	shown := order
+	if t.o.Rows > 0 && len(order) > t.o.Rows+1 { // a single row needs no summing up
+		shown = order[:t.o.Rows]
+	}
+	for _, i := range shown {
+		t.ownRow(s.Name(i), &s.Rows[i].Own)
+	}
+	if rest := order[len(shown):]; len(rest) > 0 {
+		var sum reconcile.Cells
+		for _, i := range rest {
+			for k, n := range s.Rows[i].Own {
+				sum[k] += n
+			}
+		}
+		t.ownRow(fmt.Sprintf("%d smaller ones", len(rest)), &sum)
+	}
+	columns := s.Columns()
+	t.ownRow("all", &columns)
+}
+
+func (t *text) ownRow(name string, cells *reconcile.Cells) {
+	t.b.WriteString(pad(name, nameWidth))
+	for _, c := range ownColumns {
+		t.printf(" %*s", c.width-1, dash(c.bytes(cells)))
+	}
+	t.b.WriteByte('\n')
+}
+
+// cgroups shows what the usual tools say of the largest cgroups.
+func (t *text) cgroups(s *reconcile.Sheet) {
+	type line struct {
+		row, usage, workingSet, rss int64
+	}
+	var lines []line
+	for i := range s.Rows {
+		if s.Rows[i].Cgroup <= 0 {
+			continue
+		}
+		ws, err1 := s.Value("working-set", s.Rows[i].ID)
+		rss, err2 := s.Value("rss", s.Rows[i].ID)
+		if err1 == nil && err2 == nil {
+			lines = append(lines, line{int64(i), s.Rows[i].UsageBytes(), ws, rss})
+		}
+	}
+	if len(lines) == 0 {
+		return
+	}
+	slices.SortStableFunc(lines, func(a, b line) int { return cmp.Compare(b.usage, a.usage) })
+	if t.o.Rows > 0 && len(lines) > t.o.Rows {
+		lines = lines[:t.o.Rows]
+	}
+	t.printf("\n%s\n", t.paint(bold, "What the tools say")+" of the largest cgroups, their children's included")
+	t.printf("%s\n", t.paint(dim, pad("CGROUP", nameWidth)+fmt.Sprintf(" %10s %12s %8s %10s %9s", "USAGE", "WORKING SET", "RSS", "LIMIT", "OF LIMIT")))
+	for _, l := range lines {
+		limit, of := "-", "-"
+		if n, ok := s.Limit(int(l.row)).Get(); ok {
+			limit, of = Size(int64(n)), percent(l.usage, int64(n))
+		}
+		t.printf("%s %10s %12s %8s %10s %9s\n", pad(s.Name(int(l.row)), nameWidth), Size(l.usage), Size(l.workingSet), Size(l.rss), limit, of)
+	}
+}
+
+func (t *text) bridges(s *reconcile.Sheet) {
+	bridges := s.StandardBridges()
+	if len(bridges) == 0 {
+		return
+	}
+	t.printf("\n%s\n", t.paint(bold, "Why the figures differ"))
+	for i := range bridges {
+		t.bridge(&bridges[i], 5)
+	}
+}
+
+// bridge writes the steps by kind with their largest owners; of more than most kinds the smallest are summed up.
+func (t *text) bridge(b *reconcile.Bridge, most int) {
+	from, to := b.From.Figure, b.To.Figure
+	if b.From.Owner != reconcile.OwnerNode {
+		from += " of " + b.From.Owner
+	}
+	if b.To.Owner != reconcile.OwnerNode {
+		to += " of " + b.To.Owner
+	}
+	t.wrapped("", "    ", fmt.Sprintf("%s %s to %s %s: %s", from, Size(b.FromBytes), to, Size(b.ToBytes), signed(b.ToBytes-b.FromBytes)))
+	steps := b.ByKind()
+	var rest int64
+	n := 0
+	if most > 0 && len(steps) > most+1 {
+		for _, k := range steps[most:] {
+			rest, n = rest+k.Bytes, n+1
+		}
+		steps = steps[:most]
+	}
+	for _, k := range steps {
+		t.wrapped(fmt.Sprintf("  %9s  ", signed(k.Bytes)), "               ", k.Label+largest(k.Owners))
+	}
+	if n > 0 {
+		t.printf("  %9s  %d smaller steps\n", signed(rest), n)
+	}
+	if len(steps) == 0 {
+		t.printf("  %9s  they count the same bytes\n", "0")
+	}
+}
+
+// largest names the owners that make up most of a sum.
+func largest(steps []reconcile.Step) string {
+	if len(steps) == 1 && steps[0].IsAdjustment() {
+		return ""
+	}
+	var parts []string
+	for i, st := range steps {
+		if i == 2 {
+			parts = append(parts, fmt.Sprintf("%d more", len(steps)-i))
+			break
+		}
+		parts = append(parts, st.Owner+" "+Size(max(st.Bytes, -st.Bytes)))
+	}
+	return " (" + strings.Join(parts, ", ") + ")"
+}
+
+func (t *text) findings(s *reconcile.Sheet) {
+	if len(s.Findings) > 0 {
+		t.printf("\n%s\n", t.paint(yellow, "What does not add up"))
+		for _, f := range s.Findings {
+			t.wrapped("  ", "    ", f.Text)
+		}
+	}
+	if errs := s.Snapshot().Errors; len(errs) > 0 {
+		t.printf("\n%s\n", t.paint(yellow, "What could not be read"))
+		for _, e := range errs {
+			words := e.Source + ": " + e.Error + "."
+			if e.Hint != "" {
+				words += " " + e.Hint
+			}
+			t.wrapped("  ", "    ", words)
+		}
+	}
+}
+
+// pad fits a name into a width, cutting out its middle: a path's beginning says where it is, its end who.
+func pad(name string, n int) string {
+	runes := []rune(name)
+	if len(runes) > n {
+		keep := (n - 1) / 3
+		runes = slices.Concat(runes[:keep], []rune("…"), runes[len(runes)-(n-1-keep):])
+	}
+	return string(runes) + strings.Repeat(" ", n-len(runes))
+}
+
+func dash(n int64) string {
+	if n == 0 {
+		return "-"
+	}
+	return Size(n)
+}
