@@ -10,8 +10,8 @@ import (
 
 type bridgeCommand struct {
 	sourceFlags
-	From_  string `arg:"" name:"from" help:"A figure's id (memrecon figures lists them), with @PATH behind it for another owner than --owner."`
-	To     string `arg:"" name:"to" help:"The figure to get to, likewise."`
+	First  string `arg:"" name:"from" help:"A figure's id (memrecon figures lists them), with @PATH behind it for another owner than --owner."`
+	Second string `arg:"" name:"to" name:"to" help:"The figure to get to, likewise."`
 	Owner  string `default:"/" placeholder:"PATH" help:"The cgroup whose figures these are; a figure of the node needs none (${default})."`
 	Output output `short:"o" enum:"text,json,yaml" default:"text" help:"text, json or yaml (${default})."`
 }
@@ -22,12 +22,12 @@ func (c *bridgeCommand) Run(stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	b, err := sheet.Bridge(c.ref(c.From_), c.ref(c.To))
+	b, err := sheet.Bridge(c.ref(c.First), c.ref(c.Second))
 	if err != nil {
 		return err
 	}
 	if c.Output == outputText {
-		return report.BridgeText(stdout, &b, report.Options{Color: colored(stdout)})
+		return report.BridgeText(stdout, sheet, &b, report.Options{Color: colored(stdout)})
 	}
 	return encode(stdout, c.Output, report.NewBridge(&b))
 }

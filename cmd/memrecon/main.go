@@ -13,10 +13,9 @@ import (
 
 // cli is the command line.
 type cli struct {
-	Report     reportCommand             `cmd:"" help:"Print where the memory of this node is and why the usual figures differ."`
-	Figures    figuresCommand            `cmd:"" help:"List the figures that memrecon knows, with their values on this node."`
-	Bridge     bridgeCommand             `cmd:"" help:"Explain the difference between two figures, to the byte."`
-
+	Report  reportCommand  `cmd:"" help:"Print where the memory of this node is and why the usual figures differ."`
+	Figures figuresCommand `cmd:"" help:"List the figures that memrecon knows, with their values on this node."`
+	Bridge  bridgeCommand  `cmd:"" help:"Explain the difference between two figures, to the byte."`
 
 	Version    versionCommand            `cmd:"" help:"Print the version."`
 	Completion kongcompletion.Completion `cmd:"" help:"Print what a shell needs to complete memrecon's commands."`
