@@ -23,7 +23,7 @@ type Options struct {
 
 // How often things are done, in sweeps.
 const (
-	slowEvery = 15 // each cgroup's slow files, a part of the cgroups in each sweep
+	slowEvery = 30 // each cgroup's slow files, a part of the cgroups in each sweep
 	fullEvery = 60 // a walk of all folders, as the check of the incremental discovery
 )
 
