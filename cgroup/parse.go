@@ -4,185 +4,260 @@ import (
 	"bytes"
 	"slices"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/memrecon/memrecon/snapshot"
 )
 
-// layouts knows the layouts of keyed files that were seen, so that files with the same keys share one.
-type layouts struct{ known []*snapshot.Keys }
+// flaw is what is wrong with a file: an errno, or one of the flaws of its content. Zero is a file without one.
+type flaw uint16
 
-// parse reads a keyed file ("key value" lines) into s, reusing its values. A line that is no key and number is left out, so
-// is a last line that was cut off, and reported by false; the rest is kept. An empty file leaves s absent.
-func (l *layouts) parse(b []byte, s *snapshot.Stat) bool {
-	if s.Keys != nil {
-		if values, ok := parseAs(b, s.Keys.Names(), s.Values[:0]); ok {
-			s.Values = values
-			return true
+// The flaws of a content lie above all errnos.
+const (
+	empty     flaw = 1<<12 + iota
+	truncated      // its last line does not end
+	malformed      // a line is not what it should be
+)
+
+func (f flaw) String() string {
+	switch f {
+	case empty:
+		return "the file is empty"
+	case truncated:
+		return "the file ends within a line; that line is left out"
+	case malformed:
+		return "some lines are malformed; they are left out"
+	}
+	return unix.Errno(f).Error()
+}
+
+func (f flaw) hint() string {
+	switch unix.Errno(f) {
+	case unix.EACCES, unix.EPERM:
+		return rightsHint
+	case unix.EMFILE, unix.ENFILE:
+		return "Raise the limit of open files: LimitNOFILE= in the unit, ulimit -n in a shell."
+	}
+	return "On a saved node, copy the file again; on a live one, please report it with the file and the kernel's version."
+}
+
+// layouts are the distinct layouts of the keyed files seen so far; one kernel has a handful.
+type layouts []*snapshot.Keys
+
+// parseStat reads a keyed file ("key value" lines) into s, whose Values it uses again. Lines that are malformed are left
+// out; a file without any good line leaves s absent.
+func (l *layouts) parseStat(s *snapshot.Stat, data []byte) flaw {
+	if s.Keys != nil && fill(s.Values, s.Keys.Names(), data) {
+		return 0
+	}
+	for _, keys := range *l {
+		n := len(keys.Names())
+		s.Values = slices.Grow(s.Values[:0], n)[:n]
+		if fill(s.Values, keys.Names(), data) {
+			s.Keys = keys
+			return 0
 		}
 	}
-	names, values, ok := parseKeyed(b)
-	if len(names) == 0 {
-		*s = snapshot.Stat{}
+	return l.learn(s, data)
+}
+
+// fill parses a file whose keys are names, in this order. It is false, and values undefined, where the file differs.
+func fill(values []uint64, names []string, data []byte) bool {
+	if len(values) != len(names) {
 		return false
 	}
-	s.Keys, s.Values = l.of(names), values
-	return ok
-}
-
-// of is the layout with these names.
-func (l *layouts) of(names []string) *snapshot.Keys {
-	for _, k := range l.known {
-		if slices.Equal(k.Names(), names) {
-			return k
-		}
-	}
-	k := snapshot.NewKeys(names)
-	l.known = append(l.known, k)
-	return k
-}
-
-// parseAs parses a file that is expected to have these keys in this order, as all cgroups of one kernel have. Anything else
-// ends it with false.
-func parseAs(b []byte, names []string, values []uint64) ([]uint64, bool) {
-	for _, name := range names {
-		n := len(name)
-		if len(b) < n+3 || b[n] != ' ' || string(b[:n]) != name {
-			return values, false
-		}
-		b = b[n+1:]
-		var v uint64
-		i := 0
-		for ; i < len(b) && b[i]-'0' < 10; i++ {
-			v = v*10 + uint64(b[i]-'0')
-		}
-		if i == 0 || i > 19 || i == len(b) || b[i] != '\n' { // 19 digits can't overflow
-			return values, false
-		}
-		b = b[i+1:]
-		values = append(values, v)
-	}
-	return values, len(b) == 0
-}
-
-// parseKeyed parses a file of any layout, and tells whether every line was well-formed.
-func parseKeyed(b []byte) (names []string, values []uint64, ok bool) {
-	ok = true
-	for len(b) > 0 {
-		line, rest, whole := bytes.Cut(b, []byte{'\n'})
-		b = rest
-		key, number, _ := bytes.Cut(line, []byte{' '})
-		v, isNumber := parseUint(number)
-		if !whole || len(key) == 0 || !isNumber || !printable(key) {
-			ok = false
-			continue
-		}
-		names, values = append(names, string(key)), append(values, v)
-	}
-	return names, values, ok && len(names) > 0
-}
-
-func printable(key []byte) bool {
-	for _, c := range key {
-		if c <= ' ' || c > '~' {
+	for i, name := range names {
+		if len(data) <= len(name) || data[len(name)] != ' ' || string(data[:len(name)]) != name {
 			return false
 		}
-	}
-	return true
-}
-
-// parseUint parses decimal digits alone.
-func parseUint(b []byte) (uint64, bool) {
-	if len(b) == 0 || len(b) > 20 {
-		return 0, false
-	}
-	var v uint64
-	for _, c := range b {
-		d := uint64(c - '0')
-		if d > 9 || v > (^uint64(0)-d)/10 {
-			return 0, false
+		data = data[len(name)+1:]
+		n, length := number(data)
+		if length == 0 || length == len(data) || data[length] != '\n' {
+			return false
 		}
-		v = v*10 + d
+		values[i], data = n, data[length+1:]
 	}
-	return v, true
+	return len(data) == 0
 }
 
-// unlimitedFrom is where a cgroup v1 limit means none: the kernel gives PAGE_COUNTER_MAX pages, which depends on the page
-// size. The kubelet draws the line here as well.
-const unlimitedFrom = 1 << 62
-
-// parseValue parses a file of one number or "max". On v1, isLimit turns the number that means no limit into that.
-func parseValue(b []byte, isLimit bool) (snapshot.Value, bool) {
-	b = bytes.TrimSuffix(b, []byte{'\n'})
-	if string(b) == "max" {
-		return snapshot.Unlimited, true
+// learn parses a file of a layout that is new, or broken.
+func (l *layouts) learn(s *snapshot.Stat, data []byte) (found flaw) {
+	var names []string
+	s.Keys, s.Values = nil, s.Values[:0]
+	if len(data) == 0 {
+		return empty
 	}
-	v, ok := parseUint(b)
-	if !ok {
-		return snapshot.Value{}, false
+	for len(data) > 0 {
+		line, rest, ended := bytes.Cut(data, []byte("\n"))
+		if !ended {
+			found = truncated // half a number looks like a number
+			break
+		}
+		data = rest
+		key, digits, _ := bytes.Cut(line, []byte(" "))
+		n, length := number(digits)
+		if length == 0 || length != len(digits) || !isKey(key) {
+			found = malformed
+			continue
+		}
+		names, s.Values = append(names, string(key)), append(s.Values, n)
 	}
-	if isLimit && v >= unlimitedFrom {
-		return snapshot.Unlimited, true
+	if len(names) == 0 {
+		return found
 	}
-	return snapshot.Of(v), true
+	for _, keys := range *l {
+		if slices.Equal(keys.Names(), names) {
+			s.Keys = keys
+			return found
+		}
+	}
+	s.Keys = snapshot.NewKeys(names)
+	*l = append(*l, s.Keys)
+	return found
 }
 
-// parsePressure parses a PSI file:
-//
-//	some avg10=0.00 avg60=0.00 avg300=0.00 total=0
-//	full avg10=0.00 avg60=0.00 avg300=0.00 total=0
-func parsePressure(b []byte) (p snapshot.Pressure, ok bool) {
-	ok = len(b) > 0
-	for len(b) > 0 {
-		line, rest, whole := bytes.Cut(b, []byte{'\n'})
-		b = rest
-		parsed, good := parsePressureLine(line)
+// isKey tells that a key is one or more printable ASCII characters, as all of the kernel's are.
+func isKey(key []byte) bool {
+	return len(key) > 0 && !slices.ContainsFunc(key, func(c byte) bool { return c <= ' ' || c > '~' })
+}
+
+// number is the decimal number that b begins with, and how many digits it has: 0 where there is none, or none of 64 bits.
+func number(b []byte) (n uint64, length int) {
+	for ; length < len(b) && b[length]-'0' <= 9; length++ {
+		d := uint64(b[length] - '0')
+		if length >= 19 && n > (1<<64-1-d)/10 {
+			return 0, 0
+		}
+		n = 10*n + d
+	}
+	return n, length
+}
+
+// parseValue reads a file of one number, or "max".
+func parseValue(data []byte) (snapshot.Value, flaw) {
+	line, rest, ended := bytes.Cut(data, []byte("\n"))
+	switch n, length := number(line); {
+	case len(data) == 0:
+		return snapshot.Value{}, empty
+	case !ended:
+		return snapshot.Value{}, truncated
+	case string(line) == "max" && len(rest) == 0:
+		return snapshot.Unlimited, 0
+	case length == 0 || length != len(line) || len(rest) > 0:
+		return snapshot.Value{}, malformed
+	default:
+		return snapshot.Of(n), 0
+	}
+}
+
+// parseLimit is parseValue for a limit of v1, where the largest number of pages that a page counter takes means no limit:
+// the number depends on the page size and on the kernel's word, and no machine has 1<<62 bytes.
+func parseLimit(data []byte) (snapshot.Value, flaw) {
+	v, found := parseValue(data)
+	if n, ok := v.Get(); ok && n >= 1<<62 {
+		return snapshot.Unlimited, 0
+	}
+	return v, found
+}
+
+// parseKey reads one key of a keyed file, absent where the file does not have it.
+func parseKey(data []byte, name string) (snapshot.Value, flaw) {
+	if len(data) == 0 {
+		return snapshot.Value{}, empty
+	}
+	for len(data) > 0 {
+		line, rest, ended := bytes.Cut(data, []byte("\n"))
+		data = rest
+		key, digits, _ := bytes.Cut(line, []byte(" "))
+		if string(key) != name {
+			continue
+		}
+		n, length := number(digits)
 		switch {
-		case !whole || !good:
-			ok = false
-		case bytes.HasPrefix(line, []byte("some ")):
-			p.Some = parsed
-		case bytes.HasPrefix(line, []byte("full ")):
-			p.Full = parsed
-		default:
-			ok = false
+		case !ended:
+			return snapshot.Value{}, truncated
+		case length == 0 || length != len(digits):
+			return snapshot.Value{}, malformed
 		}
+		return snapshot.Of(n), 0
 	}
-	return p, ok
+	return snapshot.Value{}, 0
 }
 
-func parsePressureLine(line []byte) (snapshot.PressureLine, bool) {
-	_, line, _ = bytes.Cut(line, []byte{' '})
+// parsePressure reads a PSI file:
+//
+//	some avg10=0.12 avg60=0.00 avg300=0.00 total=4711
+//	full avg10=0.00 avg60=0.00 avg300=0.00 total=42
+func parsePressure(data []byte) (p snapshot.Pressure, found flaw) {
+	if len(data) == 0 {
+		return p, empty
+	}
+	for len(data) > 0 {
+		line, rest, ended := bytes.Cut(data, []byte("\n"))
+		if !ended {
+			return p, truncated
+		}
+		data = rest
+		name, fields, _ := bytes.Cut(line, []byte(" "))
+		var to *snapshot.PressureLine
+		switch string(name) {
+		case "some":
+			to = &p.Some
+		case "full":
+			to = &p.Full
+		default:
+			found = malformed
+			continue
+		}
+		var ok bool
+		if *to, ok = parsePressureLine(fields); !ok {
+			found = malformed
+		}
+	}
+	return p, found
+}
+
+// parsePressureLine reads the fields of a line. Fields that it does not know are passed over: a kernel may add some.
+func parsePressureLine(fields []byte) (snapshot.PressureLine, bool) {
 	p := snapshot.PressureLine{Known: true}
-	var avg [3]uint64 // in hundredths
-	for i, name := range [...]string{"avg10=", "avg60=", "avg300="} {
+	known := 0
+	for len(fields) > 0 {
 		var field []byte
-		field, line, _ = bytes.Cut(line, []byte{' '})
-		field, named := bytes.CutPrefix(field, []byte(name))
-		whole, fraction, _ := bytes.Cut(field, []byte{'.'})
-		w, ok1 := parseUint(whole)
-		f, ok2 := parseUint(fraction)
-		if !named || !ok1 || !ok2 || len(fraction) != 2 || w > 100 {
+		field, fields, _ = bytes.Cut(fields, []byte(" "))
+		name, value, _ := bytes.Cut(field, []byte("="))
+		var ok bool
+		switch string(name) {
+		case "avg10":
+			p.Avg10, ok = percentage(value)
+		case "avg60":
+			p.Avg60, ok = percentage(value)
+		case "avg300":
+			p.Avg300, ok = percentage(value)
+		case "total":
+			var length int
+			p.TotalMicros, length = number(value)
+			ok = length > 0 && length == len(value)
+		default:
+			continue
+		}
+		if !ok {
 			return snapshot.PressureLine{}, false
 		}
-		avg[i] = 100*w + f
+		known++
 	}
-	total, named := bytes.CutPrefix(line, []byte("total="))
-	micros, isNumber := parseUint(total)
-	p.Avg10, p.Avg60, p.Avg300, p.TotalMicros = float64(avg[0])/100, float64(avg[1])/100, float64(avg[2])/100, micros
-	return p, named && isNumber
+	if known != 4 {
+		return snapshot.PressureLine{}, false
+	}
+	return p, true
 }
 
-// findKey is one key's value in a keyed file.
-func findKey(b []byte, key string) (snapshot.Value, bool) {
-	for len(b) > 0 {
-		line, rest, whole := bytes.Cut(b, []byte{'\n'})
-		b = rest
-		if name, value, _ := bytes.Cut(line, []byte{' '}); whole && string(name) == key {
-			v, ok := parseUint(value)
-			if !ok {
-				return snapshot.Value{}, false
-			}
-			return snapshot.Of(v), true
-		}
+// percentage reads a share as PSI writes it, with two decimals.
+func percentage(b []byte) (float64, bool) {
+	whole, fraction, _ := bytes.Cut(b, []byte("."))
+	w, wholeLength := number(whole)
+	f, length := number(fraction)
+	if wholeLength == 0 || wholeLength != len(whole) || wholeLength > 3 || length != 2 || len(fraction) != 2 {
+		return 0, false
 	}
-	return snapshot.Value{}, false
+	return float64(100*w+f) / 100, true
 }

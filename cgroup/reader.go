@@ -1,566 +1,248 @@
+// Package cgroup reads the memory controller's cgroups: which layout a node has (v1, v2, hybrid), every cgroup of the
+// hierarchy with every file that a snapshot holds, each second and without allocating, and whose a cgroup is by its path. It
+// does not know what the figures mean.
 package cgroup
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
-	"math/bits"
-	"path"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/memrecon/memrecon/snapshot"
 )
 
-// Options of a Reader.
+// Options are how a Reader reads. The zero Options are the defaults.
 type Options struct {
-	// MaxOpenFiles is how many file descriptors may be kept; 0 for what RLIMIT_NOFILE leaves.
+	// MaxOpenFiles bounds the file descriptors kept between sweeps, 0 for RLIMIT_NOFILE less a reserve. Of cgroups beyond it
+	// the files are opened for each read.
 	MaxOpenFiles int
+	// SlowEvery is in how many sweeps each cgroup's slow files (limits, peak, pressure) are read once; 0 for 30.
+	SlowEvery int
+	// CheckEvery is in how many sweeps each folder is listed once without a sign of a change; 0 for 60.
+	CheckEvery int
 }
 
-// How often things are done, in sweeps.
-const (
-	slowEvery = 30 // each cgroup's slow files, a part of the cgroups in each sweep
-	fullEvery = 60 // a walk of all folders, as the check of the incremental discovery
-)
-
-// Sizes of the one buffer that all files are read into.
-const (
-	firstBuffer = 16 << 10
-	maxBuffer   = 1 << 20
-)
-
-// reservedFiles is how many descriptors are left to the rest of the process.
-const reservedFiles = 256
-
-// Reader keeps a hierarchy read. It keeps each cgroup's folder and files open and reads them anew in each sweep; in a sweep
-// in which no cgroup came, went or changed its set of keys, it allocates nothing. It is for one goroutine at a time.
-//
-// New cgroups are found without a walk: cgroupfs keeps a folder's link count at two and its child folders (kernfs sets it
-// whenever the folder is looked at), and a removed cgroup's files answer ENODEV. Both make the reader list that one folder
-// again.
-type Reader struct {
-	hierarchy Hierarchy
-	files     fileSet
-	layouts   layouts
-	root      *node
-	order     []*node // parents before children, siblings by name
-	changed   bool    // order is behind the tree
-	round     int
-	buffer    []byte
-	stat      unix.Stat_t
-
-	open, budget int
-	starved      bool // the budget was not enough for all
-	// lacks are the slow files that this kernel does not have, for the root and for all others; looked for again in each
-	// full walk.
-	lacks [2]uint32
-	// lastError is the newest error of each file, with the cgroup it came from.
-	lastError [32]fileError
-	stats     Stats
-}
-
-type fileError struct {
-	err  error
-	path string
-}
-
-// Stats counts what the reader did.
+// Stats is how the reading goes.
 type Stats struct {
 	// Cgroups is how many there are now.
 	Cgroups int
-	// Appeared and Vanished count over the reader's life, without the first sweep.
-	Appeared, Vanished int
-	// WithoutMemory is how many v2 cgroups the newest look found without a memory controller; their memory is their parent's.
+	// WithoutMemory is how many v2 cgroups were passed over, each with all below it, as the memory controller is not enabled
+	// for them: their memory is their parent's.
 	WithoutMemory int
-	// Missed is how many changes only the full walk found.
-	Missed int
-	// OpenFiles is how many descriptors are kept.
+	// OpenFiles is the number of file descriptors kept.
 	OpenFiles int
+
+	// What follows counts from Open on.
+
+	// Sweeps without the failed ones.
+	Sweeps int
+	// Appeared and Vanished count the cgroups that came and went after the first sweep.
+	Appeared, Vanished int
+	// Listed counts the folders listed, and Missed the cgroups that only a check has found.
+	Listed, Missed int
+	// Failed counts the reads of a file or folder that failed, other than for its absence, or gave what could not be parsed
+	// in full.
+	Failed int
 }
 
-// node is one cgroup.
-type node struct {
-	data     snapshot.Cgroup
-	name     string
-	parent   *node
-	children []*node // by name
-	dir      int     // the folder's descriptor, -1 where it is opened by its path
-	fds      [maxFast]int
-	links    uint64
-	dead     bool
-	// failed and malformed have a bit for each file whose newest reading went wrong.
-	failed, malformed uint32
-	// unlisted tells that its folder could not be listed.
-	unlisted bool
-	without  int // children without memory controller
+// Reader reads one hierarchy, again and again. Its methods must not run at the same time.
+//
+// It keeps every cgroup's state, and brings it up to date in each sweep. A cgroup's files that move are read through file
+// descriptors that stay open, into one buffer, and parsed into memory that stays as well. A file descriptor belongs to one
+// cgroup for good: when that is removed, a read gives ENODEV, also where another has been made with the same name.
+//
+// New cgroups show in the link count of their parent's folder, which the kernel sets to the number of child cgroups plus two
+// (kernfs, all versions); only a folder where that has changed, or where a child is gone, is listed again. As a check each
+// folder is also listed now and then, in turn, so that no sweep does it for all. Other file systems count links in other
+// ways: in a copy each sweep opens and lists everything.
+type Reader struct {
+	hierarchy  Hierarchy
+	files      files
+	slowEvery  int
+	checkEvery int
+
+	root *node
+	// order is the tree, depth first; a change makes it stale until the sweep's end.
+	order []*node
+	stale bool
+	// revisit are the folders to be listed again at the sweep's end, as a child was gone.
+	revisit []*node
+	// found are new children that wait to be read, a stack.
+	found []entry
+
+	layouts     layouts
+	descriptors descriptors
+	buf         []byte // a file's content
+	dirents     []byte // a piece of a folder's
+	made        int    // nodes made, which gives each its turn
+	st          unix.Stat_t
+	stats       Stats
 }
 
-// Open prepares a reader; the first Sweep reads everything.
+// A file's content is read into a buffer that grows up to maxContent bytes; the kernel's largest are some KiB.
+const (
+	usualContent = 16 << 10
+	maxContent   = 1 << 20
+)
+
+// Open prepares to read a hierarchy. An error is an *Error.
 func Open(h Hierarchy, o Options) (*Reader, error) {
-	r := &Reader{hierarchy: h, files: filesOf(h.Mode), buffer: make([]byte, firstBuffer), budget: o.MaxOpenFiles}
-	if r.budget == 0 {
-		var limit unix.Rlimit
-		if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
-			return nil, fmt.Errorf("RLIMIT_NOFILE: %w", err)
-		}
-		r.budget = int(min(limit.Cur, 1<<24)) - reservedFiles
+	r := &Reader{
+		hierarchy:   h,
+		files:       filesOf(h.Mode),
+		slowEvery:   30,
+		checkEvery:  60,
+		buf:         make([]byte, usualContent),
+		dirents:     make([]byte, 32<<10),
+		descriptors: newDescriptors(o.MaxOpenFiles),
 	}
+	if o.SlowEvery > 0 {
+		r.slowEvery = o.SlowEvery
+	}
+	if o.CheckEvery > 0 {
+		r.checkEvery = o.CheckEvery
+	}
+	if h.Copy {
+		r.descriptors.limit = 1 // for the root's folder
+	}
+	fd, errno := openat(unix.AT_FDCWD, append([]byte(h.Dir), 0), unix.O_RDONLY|unix.O_DIRECTORY)
+	if errno != 0 {
+		return nil, &Error{h.Dir, errno, flaw(errno).hint()}
+	}
+	r.descriptors.kept++
+	r.root = r.newNode(nil, "", 0)
+	r.root.dir = fd
+	r.order = []*node{r.root}
 	return r, nil
 }
 
-// Close gives all descriptors back.
+// Close gives the file descriptors back. The Reader can't be used afterwards.
 func (r *Reader) Close() error {
-	if r.root != nil {
-		r.forget(r.root)
-		r.root = nil
-	}
+	r.forget(r.root)
+	r.order = nil
 	return nil
 }
 
-// Stats counts what the reader did so far.
+// Sweep brings the state of every cgroup up to date. That cgroups come and go meanwhile is no error, nor is a file that can't
+// be read: Snapshot tells it. An error, an *Error, means that there is no hierarchy any more.
+func (r *Reader) Sweep() error {
+	if !r.visit(r.root) {
+		return &Error{r.hierarchy.Dir, ErrNotMounted, mountHint}
+	}
+	for _, n := range r.order {
+		if n.gone || n == r.root || r.visit(n) {
+			continue
+		}
+		r.vanish(n)
+		if p := n.parent; p.links != unlisted {
+			p.links = unlisted
+			r.revisit = append(r.revisit, p)
+		}
+	}
+	// A cgroup that is gone may have been made again, with a link count as before.
+	for _, n := range r.revisit {
+		if !n.gone && !r.relist(n) {
+			n.links = unlisted // the next sweep sees
+		}
+	}
+	clear(r.revisit)
+	r.revisit = r.revisit[:0]
+	if r.stale {
+		clear(r.order)
+		r.order = r.root.appendTo(r.order[:0])
+		r.stale = false
+	}
+	if r.stats.Sweeps == 0 {
+		r.stats.Appeared, r.stats.Vanished = 0, 0 // nothing to compare with
+	}
+	r.stats.Sweeps++
+	return nil
+}
+
+// Stats tells how the reading goes.
 func (r *Reader) Stats() Stats {
 	s := r.stats
-	s.Cgroups, s.OpenFiles = len(r.order), r.open
-	for _, n := range r.order {
-		s.WithoutMemory += n.without
-	}
+	s.Cgroups, s.OpenFiles = len(r.order), r.descriptors.kept
 	return s
 }
 
-// Sweep reads the hierarchy anew. Cgroups that come and go meanwhile are no error. Errors are *Error: the root itself can't
-// be read.
-func (r *Reader) Sweep() error {
-	first := r.root == nil
-	before := r.stats
-	if first {
-		root, err := r.enter(nil, "/")
-		if err != nil {
-			return &Error{r.hierarchy.Dir, err, "Say with --path.sysfs where the host's /sys is."}
-		}
-		if root == nil {
-			return &Error{r.hierarchy.Dir, ErrNoController, noControllerHint}
-		}
-		r.root, r.changed = root, true
-		r.arrange()
-		r.stats.Appeared = before.Appeared
-		r.round++
-		return nil
-	}
-	full := r.hierarchy.Copy || r.round%fullEvery == 0
-	if full {
-		r.lacks = [2]uint32{}
-	}
-	r.discover(full)
-	r.arrange()
-	for i, n := range r.order {
-		if n.dead {
-			continue
-		}
-		if !r.read(n, r.files.fast, 0) {
-			r.lose(n)
-			continue
-		}
-		if (r.round+i)%slowEvery == 0 && !r.read(n, r.files.slow, len(r.files.fast)) {
-			r.lose(n)
-		}
-	}
-	r.round++
-	r.arrange()
-	if r.root == nil {
-		return &Error{r.hierarchy.Dir, errors.New("the hierarchy is gone"), "It was unmounted, or memrecon was moved to another mount namespace."}
-	}
-	return nil
-}
-
-// discover finds cgroups that came or went; full looks into every folder.
-func (r *Reader) discover(full bool) {
-	for _, n := range r.order {
-		if n.dead {
-			continue
-		}
-		inode, links, ok := r.look(n)
-		if !ok || inode != n.data.Inode {
-			r.lose(n)
-			continue
-		}
-		moved := links != n.links
-		if !moved && !full {
-			continue
-		}
-		n.links = links
-		if r.list(n) && !moved && !r.hierarchy.Copy {
-			r.stats.Missed++
-		}
-	}
-}
-
-// look is a folder's inode and link count now.
-func (r *Reader) look(n *node) (inode, links uint64, ok bool) {
-	var err error
-	if n.dir >= 0 {
-		err = ignoringEINTR(func() error { return unix.Fstat(n.dir, &r.stat) })
-	} else {
-		err = ignoringEINTR(func() error { return unix.Stat(r.pathOf(n), &r.stat) })
-	}
-	return r.stat.Ino, uint64(r.stat.Nlink), err == nil //nolint:unconvert // uint32 on some platforms
-}
-
-// lose drops a cgroup that vanished with its descendants, and looks at what is there in its place.
-func (r *Reader) lose(n *node) {
-	parent := n.parent
-	r.stats.Vanished += r.forget(n)
-	r.changed = true
-	if parent == nil {
-		r.root = nil
-		return
-	}
-	parent.children = slices.DeleteFunc(parent.children, func(c *node) bool { return c == n })
-	if !parent.dead {
-		r.list(parent)
-	}
-}
-
-// forget closes a cgroup and its descendants, and tells how many they were.
-func (r *Reader) forget(n *node) int {
-	count := 1
-	for _, c := range n.children {
-		count += r.forget(c)
-	}
-	n.dead = true
-	for i, fd := range n.fds {
-		r.release(fd)
-		n.fds[i] = -1
-	}
-	r.release(n.dir)
-	n.dir = -1
-	return count
-}
-
-func (r *Reader) release(fd int) {
-	if fd >= 0 {
-		_ = unix.Close(fd)
-		r.open--
-	}
-}
-
-// list reads a folder's entries and brings the children up to date. It tells whether anything had changed.
-func (r *Reader) list(n *node) bool {
-	names, err := r.childNames(n)
-	if err != nil {
-		n.unlisted = !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV)
-		return false
-	}
-	n.unlisted = false
-	changed := false
-	n.children = slices.DeleteFunc(n.children, func(c *node) bool {
-		if _, found := slices.BinarySearch(names, c.name); found {
-			return false
-		}
-		r.stats.Vanished += r.forget(c)
-		changed = true
-		return true
-	})
-	n.without = 0
-	for _, name := range names {
-		i, known := slices.BinarySearchFunc(n.children, name, func(c *node, name string) int { return strings.Compare(c.name, name) })
-		if known {
-			continue
-		}
-		child, err := r.enter(n, name)
-		switch {
-		case err != nil: // gone again, or not to be opened
-			if errors.Is(err, fs.ErrPermission) {
-				n.unlisted = true
-			}
-		case child == nil:
-			n.without++
-		default:
-			n.children = slices.Insert(n.children, i, child)
-			changed = true
-		}
-	}
-	r.changed = r.changed || changed
-	return changed
-}
-
-// childNames are the names of a folder's subfolders, sorted.
-func (r *Reader) childNames(n *node) ([]string, error) {
-	fd, err := r.openDir(n, ".")
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = unix.Close(fd) }()
-	return subfolders(fd)
-}
-
-// enter opens and reads a new cgroup with all below it. It is nil for a v2 cgroup without a memory controller.
-func (r *Reader) enter(parent *node, name string) (*node, error) {
-	n := &node{name: name, parent: parent, dir: -1}
-	n.fds = [maxFast]int{-1, -1, -1, -1}
-	if parent == nil {
-		n.data.Path, n.data.Parent = "/", -1
-	} else {
-		n.data.Path = path.Join(parent.data.Path, name)
-	}
-	n.data.Identity = Identify(n.data.Path)
-	fd, err := r.openDir(n, "")
-	if err != nil {
-		return nil, err
-	}
-	if r.open < r.budget {
-		n.dir = fd
-		r.open++
-	} else {
-		r.starved = true
-		defer func() { _ = unix.Close(fd) }()
-	}
-	if err := ignoringEINTR(func() error { return unix.Fstat(fd, &r.stat) }); err != nil {
-		r.forget(n)
-		return nil, err
-	}
-	n.data.Inode, n.links = r.stat.Ino, uint64(r.stat.Nlink) //nolint:unconvert // uint32 on some platforms
-	if parent != nil && r.hierarchy.Mode.Files() == snapshot.V2 && !has(fd, "memory.current\x00") && !has(fd, "memory.stat\x00") {
-		r.forget(n)
-		if !has(fd, "cgroup.procs\x00") && !r.hierarchy.Copy {
-			return nil, fs.ErrNotExist // gone again
-		}
-		return nil, nil
-	}
-	r.keep(n)
-	if !r.read(n, r.files.fast, 0) || !r.read(n, r.files.slow, len(r.files.fast)) {
-		r.forget(n)
-		return nil, fs.ErrNotExist
-	}
-	r.stats.Appeared++
-	r.list(n)
-	return n, nil
-}
-
-// keep opens the files that every sweep reads, as far as the budget goes: a quarter of it is for folders alone.
-func (r *Reader) keep(n *node) {
-	if n.dir < 0 {
-		return
-	}
-	if r.open+len(r.files.fast) > r.budget-r.budget/4 {
-		r.starved = true
-		return
-	}
-	for i := range r.files.fast {
-		if fd, errno := openat(n.dir, r.files.fast[i].name, 0); errno == 0 {
-			n.fds[i] = fd
-			r.open++
-		}
-	}
-}
-
-// read reads some of a cgroup's files; at is the number of the first. It is false where the cgroup is gone.
-func (r *Reader) read(n *node, files []file, at int) bool {
-	for i := range files {
-		f, bit := &files[i], uint32(1)<<(at+i)
-		lacks := &r.lacks[0]
-		if n.parent == nil {
-			lacks = &r.lacks[1]
-		}
-		if *lacks&bit != 0 {
-			continue
-		}
-		fd := -1
-		if at == 0 {
-			fd = n.fds[i]
-		}
-		size, err := r.content(n, f, fd)
-		switch {
-		case err == nil:
-			n.failed &^= bit
-			if f.take(&n.data, r.buffer[:size], &r.layouts) {
-				n.malformed &^= bit
-			} else {
-				n.malformed |= bit
-				r.lastError[at+i] = fileError{errors.New("malformed"), n.data.Path}
-			}
-			continue
-		case err == unix.ENODEV:
-			return false
-		case err == unix.ENOENT:
-			// The kernel does not have the file, or the cgroup is gone.
-			if !r.alive(n) {
-				return false
-			}
-			*lacks |= bit
-			if r.hierarchy.Copy { // each cgroup of a copy may lack what it likes
-				*lacks &^= bit
-			}
-		case err == unix.EOPNOTSUPP: // memory.pressure where PSI is off
-			*lacks |= bit
-		default:
-			n.failed |= bit
-			r.lastError[at+i] = fileError{err, n.data.Path}
-		}
-		f.clear(&n.data)
-	}
-	return true
-}
-
-// content reads a file into the buffer. An error is an unix.Errno, or errTooLarge.
-func (r *Reader) content(n *node, f *file, fd int) (int, error) {
-	if fd < 0 {
-		var errno unix.Errno
-		if fd, errno = r.openFile(n, f); errno != 0 {
-			return 0, errno
-		}
-		defer func() { _ = unix.Close(fd) }()
-	}
-	for {
-		size, err := unix.Pread(fd, r.buffer, 0)
-		switch {
-		case err == unix.EINTR:
-		case err != nil:
-			return 0, err
-		case size < len(r.buffer):
-			return size, nil
-		case len(r.buffer) >= maxBuffer:
-			return 0, errTooLarge
-		default:
-			r.buffer = make([]byte, 2*len(r.buffer))
-		}
-	}
-}
-
-var errTooLarge = errors.New("larger than any memory file of a kernel")
-
-func (r *Reader) openFile(n *node, f *file) (int, unix.Errno) {
-	if n.dir >= 0 {
-		return openat(n.dir, f.name, 0)
-	}
-	return openat(unix.AT_FDCWD, append([]byte(filepath.Join(r.pathOf(n), f.Name())), 0), 0)
-}
-
-// openDir opens a folder: the cgroup's own for ".", from its parent for "".
-func (r *Reader) openDir(n *node, name string) (int, error) {
-	at, p := unix.AT_FDCWD, r.pathOf(n)
-	switch {
-	case name == "." && n.dir >= 0:
-		at, p = n.dir, "."
-	case name == "" && n.parent != nil && n.parent.dir >= 0:
-		at, p = n.parent.dir, n.name
-	}
-	fd, errno := openat(at, append([]byte(p), 0), unix.O_DIRECTORY)
-	if errno != 0 {
-		return -1, errno
-	}
-	return fd, nil
-}
-
-// pathOf is where a cgroup's folder is.
-func (r *Reader) pathOf(n *node) string { return filepath.Join(r.hierarchy.Dir, n.data.Path) }
-
-// alive tells whether a cgroup still is there: a removed one's folder has no files any more.
-func (r *Reader) alive(n *node) bool {
-	if r.hierarchy.Copy {
-		_, _, ok := r.look(n)
-		return ok
-	}
-	if n.dir >= 0 {
-		return has(n.dir, "cgroup.procs\x00")
-	}
-	return exists(filepath.Join(r.pathOf(n), "cgroup.procs"))
-}
-
-// arrange brings the order up to the tree.
-func (r *Reader) arrange() {
-	if !r.changed {
-		return
-	}
-	r.changed = false
-	r.order = r.order[:0]
-	if r.root != nil {
-		r.arrangeFrom(r.root, -1)
-	}
-}
-
-func (r *Reader) arrangeFrom(n *node, parent int32) {
-	index := int32(len(r.order))
-	n.data.Parent = parent
-	r.order = append(r.order, n)
-	for _, c := range n.children {
-		r.arrangeFrom(c, index)
-	}
-}
-
-// Snapshot is an independent copy of what the newest sweep read, and what it could not read.
+// Snapshot is a copy of the state after the last sweep, parents before their children and siblings by name, with what could
+// not be read.
 func (r *Reader) Snapshot() ([]snapshot.Cgroup, []snapshot.SourceError) {
 	size := 0
 	for _, n := range r.order {
-		size += len(n.data.Stat.Values) + len(n.data.Events.Values) + len(n.data.EventsLocal.Values) + len(n.data.OOMControl.Values)
+		for _, s := range statsOf(&n.cgroup) {
+			size += len(s.Values)
+		}
 	}
-	arena := make([]uint64, 0, size)
-	own := func(s *snapshot.Stat) {
-		at := len(arena)
-		arena = append(arena, s.Values...)
-		s.Values = arena[at:len(arena):len(arena)]
-	}
-	out := make([]snapshot.Cgroup, len(r.order))
+	values := make([]uint64, 0, size) // of all cgroups
+	cgroups := make([]snapshot.Cgroup, len(r.order))
 	for i, n := range r.order {
-		c := &out[i]
-		*c = n.data
-		own(&c.Stat)
-		own(&c.Events)
-		own(&c.EventsLocal)
-		own(&c.OOMControl)
+		n.index = int32(i)
+		cgroups[i] = n.cgroup
+		cgroups[i].Parent = -1
+		if n.parent != nil {
+			cgroups[i].Parent = n.parent.index
+		}
+		for _, s := range statsOf(&cgroups[i]) {
+			if s.Keys == nil {
+				s.Values = nil
+				continue
+			}
+			from := len(values)
+			values = append(values, s.Values...)
+			s.Values = values[from:len(values):len(values)]
+		}
 	}
-	return out, r.errors()
+	return cgroups, r.errors()
 }
 
-// errors sums up what went wrong, a line for each file.
+func statsOf(c *snapshot.Cgroup) [4]*snapshot.Stat {
+	return [...]*snapshot.Stat{&c.Stat, &c.Events, &c.EventsLocal, &c.OOMControl}
+}
+
+// errors names each flaw of each kind of file once, however many cgroups have it.
 func (r *Reader) errors() []snapshot.SourceError {
-	var failed, malformed [32]int
-	unlisted, example := 0, ""
+	type kind struct {
+		file int
+		flaw flaw
+		more int
+	}
+	var kinds []kind
+	var errs []snapshot.SourceError
 	for _, n := range r.order {
-		for left := n.failed | n.malformed; left != 0; left &= left - 1 {
-			bit := left & -left
-			i := bits.TrailingZeros32(bit)
-			if n.failed&bit != 0 {
-				failed[i]++
-			} else {
-				malformed[i]++
+		for file, found := range n.flaws {
+			if found == 0 {
+				continue
 			}
-		}
-		if n.unlisted {
-			unlisted, example = unlisted+1, n.data.Path
-		}
-	}
-	var out []snapshot.SourceError
-	for i, f := range r.files.all() {
-		where := filepath.Join(r.hierarchy.Dir, r.lastError[i].path, f.Name())
-		if failed[i] > 0 {
-			e := snapshot.SourceError{Source: where, Error: r.lastError[i].err.Error(), Hint: "Its part of the report is absent."}
-			if errors.Is(r.lastError[i].err, fs.ErrPermission) {
-				e.Hint = "Run memrecon as a user who may read it."
+			i := slices.IndexFunc(kinds, func(k kind) bool { return k.file == file && k.flaw == found })
+			if i >= 0 {
+				kinds[i].more++
+				continue
 			}
-			if failed[i] > 1 {
-				e.Error += fmt.Sprintf(", as in %d cgroups in all", failed[i])
+			source := filepath.Join(r.hierarchy.Dir, n.cgroup.Path)
+			if file != folder {
+				source = filepath.Join(source, r.files.all[file].name)
 			}
-			out = append(out, e)
-		}
-		if malformed[i] > 0 {
-			e := snapshot.SourceError{Source: where, Error: "empty, cut off, or with lines that memrecon can't read", Hint: "What could be read of it is in the report."}
-			if malformed[i] > 1 {
-				e.Error += fmt.Sprintf(", as in %d cgroups in all", malformed[i])
-			}
-			out = append(out, e)
+			kinds = append(kinds, kind{file: file, flaw: found})
+			errs = append(errs, snapshot.SourceError{Source: source, Error: found.String(), Hint: found.hint()})
 		}
 	}
-	if unlisted > 0 {
-		out = append(out, snapshot.SourceError{Source: filepath.Join(r.hierarchy.Dir, example), Error: fmt.Sprintf("the children of %d cgroups could not all be opened", unlisted),
-			Hint: "Run memrecon as a user who may list them; their memory counts as their parent's."})
+	for i, k := range kinds {
+		if k.more > 0 {
+			errs[i].Error += fmt.Sprintf(" (and in %d more cgroups)", k.more)
+		}
 	}
-	if r.starved {
-		out = append(out, snapshot.SourceError{Source: "RLIMIT_NOFILE", Error: fmt.Sprintf("%d descriptors are too few to keep the files of %d cgroups open; they are opened for each read", r.budget, len(r.order)),
-			Hint: "Nothing is missing, reading takes longer; raise the limit (LimitNOFILE, ulimit -n) to some 5 for each cgroup."})
+	if r.descriptors.short && !r.hierarchy.Copy {
+		errs = append(errs, snapshot.SourceError{
+			Source: r.hierarchy.Dir,
+			Error: fmt.Sprintf("%d open files are too few to keep those of %d cgroups open; they are opened for each read, "+
+				"which costs more", r.descriptors.limit, len(r.order)),
+			Hint: fmt.Sprintf("Nothing is missing. To read for less, raise the limit of open files (LimitNOFILE=, ulimit -n) to %d.",
+				len(r.order)*(r.files.fast+1)+reserved),
+		})
 	}
-	return out
+	return errs
 }
