@@ -186,7 +186,7 @@ func containerName(parent, name string) (cid, runtime string) {
 		}
 		return "", ""
 	}
-	if payload, ok := strings.CutPrefix(name, "lxc.payload."); ok && payload != "" {
+	if payload, ok := strings.CutPrefix(name, "lxc.payload."); ok {
 		return payload, "lxc"
 	}
 	return "", ""

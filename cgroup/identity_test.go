@@ -206,6 +206,7 @@ func identities() []struct {
 		{"/kubepods/burstable/pod" + strings.ToUpper(uid), identity{Class: other, QoS: burstable}},
 		{"/kubepods/burstable/besteffort", identity{Class: other, QoS: burstable}},
 		{"/notkubepods.slice", identity{Class: slice, Unit: "notkubepods.slice"}},
+		{"/kubepodsburstable.slice", identity{Class: slice, Unit: "kubepodsburstable.slice"}},
 		{"/kubepods2.slice", identity{Class: slice, Unit: "kubepods2.slice"}},
 		{"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podinfo.slice",
 			identity{Class: slice, QoS: burstable, Unit: "kubepods-burstable-podinfo.slice"}},
