@@ -3,6 +3,8 @@ package reconcile
 import (
 	"cmp"
 	"slices"
+
+	"github.com/memrecon/memrecon/snapshot"
 )
 
 // Ref names a figure of an owner.
@@ -133,8 +135,7 @@ type KindSum struct {
 	Owners []Step
 }
 
-// ByKind sums a bridge's steps over the owners, the largest sums first and the adjustments last: the bridge as a person
-// reads it.
+// ByKind sums a bridge's steps over the owners, the largest sums first: the bridge as a person reads it.
 func (b *Bridge) ByKind() []KindSum {
 	var sums []KindSum
 	for _, st := range b.Steps {
@@ -146,26 +147,33 @@ func (b *Bridge) ByKind() []KindSum {
 		sums[i].Bytes += st.Bytes
 		sums[i].Owners = append(sums[i].Owners, st)
 	}
-	slices.SortStableFunc(sums, func(x, y KindSum) int {
-		if (x.Kind == NumKinds) != (y.Kind == NumKinds) {
-			return cmp.Compare(x.Kind, y.Kind)
-		}
-		return cmp.Compare(magnitude(y.Bytes), magnitude(x.Bytes))
-	})
+	slices.SortStableFunc(sums, func(x, y KindSum) int { return cmp.Compare(magnitude(y.Bytes), magnitude(x.Bytes)) })
 	return sums
 }
 
-// StandardBridges answer the questions that people have of every node; one whose figures this sheet lacks is left out.
-func (s *Sheet) StandardBridges() []Bridge {
-	var out []Bridge
-	for _, q := range [][2]Ref{
-		{{"mem-free", OwnerNode}, {"mem-available", OwnerNode}},
-		{{"free-used", OwnerNode}, {"node-working-set", OwnerNode}},
-		{{"node-working-set", OwnerNode}, {"node-working-set-total-less-free", OwnerNode}},
-		{{"node-working-set", OwnerNode}, {"children-working-set", OwnerRoot}},
+// Question is what people ask of every node, and the bridge that answers it.
+type Question struct {
+	Text   string
+	Bridge Bridge
+}
+
+// Questions are the standard ones; one whose figures this sheet lacks is left out.
+func (s *Sheet) Questions() []Question {
+	var out []Question
+	for _, q := range []struct {
+		text     string
+		from, to Ref
+	}{
+		{"Why do MemFree and MemAvailable differ?", Ref{"mem-free", OwnerNode}, Ref{"mem-available", OwnerNode}},
+		{"Why do free and kubectl top node disagree?", Ref{"free-used", OwnerNode}, Ref{"node-working-set", OwnerNode}},
+		{"Why did an older kubelet on cgroup v2 say more?", Ref{"node-working-set", OwnerNode}, Ref{"node-working-set-total-less-free", OwnerNode}},
+		{"Why do the parts not add up to the node?", Ref{"node-working-set", OwnerNode}, Ref{"children-working-set", OwnerRoot}},
 	} {
-		if b, err := s.Bridge(q[0], q[1]); err == nil {
-			out = append(out, b)
+		if q.to.Figure == "node-working-set-total-less-free" && s.snap.Mode.Files() != snapshot.V2 {
+			continue
+		}
+		if b, err := s.Bridge(q.from, q.to); err == nil {
+			out = append(out, Question{q.text, b})
 		}
 	}
 	return out

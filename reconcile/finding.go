@@ -59,7 +59,7 @@ func (s *Sheet) find() {
 		computed, _ := s.Value("node-usage", OwnerNode)
 		if n, ok := published.Get(); ok {
 			if d := int64(n) - computed; max(d, -d) > s.Skew+bound {
-				report("root-against-meminfo", OwnerNode, d, "the root cgroup's memory.stat and /proc/meminfo differ by %d bytes; %d moved while they were read", d, s.Skew)
+				report("root-against-meminfo", OwnerNode, d, "the root cgroup's memory.stat and /proc/meminfo differ by %d bytes, and %d moved while they were read: they are of different times, or the kernel counts in another way", d, s.Skew)
 			}
 		}
 	}

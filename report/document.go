@@ -126,8 +126,8 @@ func NewDocument(s *reconcile.Sheet) *Document {
 			ID: a.Figure.ID, Owner: a.Owner, Publisher: a.Figure.Publisher, Bytes: a.Bytes, PublishedBytes: number(a.Published), Formula: a.Figure.Formula,
 		})
 	}
-	for _, b := range s.StandardBridges() {
-		d.Bridges = append(d.Bridges, NewBridge(&b))
+	for _, q := range s.Questions() {
+		d.Bridges = append(d.Bridges, NewBridge(&q.Bridge))
 	}
 	for _, f := range s.Findings {
 		d.Findings = append(d.Findings, Finding(f))

@@ -1,8 +1,12 @@
 package report
 
-import "strconv"
+import (
+	"strconv"
+	"strings"
+)
 
-// Size is a number of bytes as Kubernetes writes quantities, with one decimal: "512Ki", "95.9Mi", "-1.5Gi", "0".
+// Size is a number of bytes as Kubernetes writes quantities, with the three digits that matter: "512Ki", "95.9Mi", "1.52Gi",
+// "-3Gi", "0".
 func Size(n int64) string {
 	sign := ""
 	u := uint64(n)
@@ -14,12 +18,19 @@ func Size(n int64) string {
 	}
 	f, unit := float64(u)/1024, 0
 	const units = "KMGTPE"
-	for f >= 1023.95 && unit < len(units)-1 { // what would be written as 1024.0
+	for f >= 1023.5 && unit < len(units)-1 { // what would be written as 1024
 		f, unit = f/1024, unit+1
 	}
-	s := strconv.FormatFloat(f, 'f', 1, 64)
-	if len(s) > 2 && s[len(s)-2:] == ".0" {
-		s = s[:len(s)-2]
+	decimals := 2
+	switch {
+	case f >= 99.95:
+		decimals = 0
+	case f >= 9.995:
+		decimals = 1
+	}
+	s := strconv.FormatFloat(f, 'f', decimals, 64)
+	if decimals > 0 {
+		s = strings.TrimRight(strings.TrimRight(s, "0"), ".")
 	}
 	return sign + s + units[unit:unit+1] + "i"
 }

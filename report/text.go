@@ -27,16 +27,16 @@ func Text(w io.Writer, s *reconcile.Sheet, o Options) error {
 	t.headline(s)
 	t.owners(s)
 	t.cgroups(s)
-	t.bridges(s)
+	t.questions(s)
 	t.findings(s)
 	_, err := io.WriteString(w, t.b.String())
 	return err
 }
 
-// BridgeText writes one bridge for a person.
-func BridgeText(w io.Writer, b *reconcile.Bridge, o Options) error {
+// BridgeText writes one bridge of a sheet for a person.
+func BridgeText(w io.Writer, s *reconcile.Sheet, b *reconcile.Bridge, o Options) error {
 	t := &text{o: o}
-	t.bridge(b, 0)
+	t.bridge(s, b, 0)
 	_, err := io.WriteString(w, t.b.String())
 	return err
 }
@@ -102,8 +102,8 @@ func (t *text) headline(s *reconcile.Sheet) {
 	if snap.Kernel != "" {
 		kernel = "Linux " + snap.Kernel
 	}
-	t.printf("%s, %s, %s, cgroup %s; %d cgroups read in %s.\n", where, snap.Time.UTC().Format("2006-01-02 15:04:05 UTC"), kernel, mode,
-		snap.Sweep.Cgroups, snap.Sweep.Duration.Round(10*time.Microsecond))
+	t.wrapped("", "", fmt.Sprintf("%s, %s, %s, cgroup %s; %d cgroups read in %s.", where, snap.Time.UTC().Format("2006-01-02 15:04:05 UTC"), kernel, mode,
+		snap.Sweep.Cgroups, snap.Sweep.Duration.Round(10*time.Microsecond)))
 	if !s.TotalKnown {
 		return
 	}
@@ -278,27 +278,28 @@ func (t *text) cgroups(s *reconcile.Sheet) {
 	}
 }
 
-func (t *text) bridges(s *reconcile.Sheet) {
-	bridges := s.StandardBridges()
-	if len(bridges) == 0 {
+// questions answers the standard questions, each with the steps that matter.
+func (t *text) questions(s *reconcile.Sheet) {
+	questions := s.Questions()
+	if len(questions) == 0 {
 		return
 	}
-	t.printf("\n%s\n", t.paint(bold, "Why the figures differ"))
-	for i := range bridges {
-		t.bridge(&bridges[i], 5)
+	t.printf("\n%s: + is counted by the second figure alone, - by the first\n", t.paint(bold, "Why the figures differ"))
+	for i := range questions {
+		t.printf("%s\n", questions[i].Text)
+		t.bridge(s, &questions[i].Bridge, 5)
 	}
 }
 
 // bridge writes the steps by kind with their largest owners; of more than most kinds the smallest are summed up.
-func (t *text) bridge(b *reconcile.Bridge, most int) {
-	from, to := b.From.Figure, b.To.Figure
-	if b.From.Owner != reconcile.OwnerNode {
-		from += " of " + b.From.Owner
+func (t *text) bridge(s *reconcile.Sheet, b *reconcile.Bridge, most int) {
+	name := func(r reconcile.Ref) string {
+		if r.Owner == reconcile.OwnerNode {
+			return r.Figure
+		}
+		return r.Figure + " of " + r.Owner
 	}
-	if b.To.Owner != reconcile.OwnerNode {
-		to += " of " + b.To.Owner
-	}
-	t.wrapped("", "    ", fmt.Sprintf("%s %s to %s %s: %s", from, Size(b.FromBytes), to, Size(b.ToBytes), signed(b.ToBytes-b.FromBytes)))
+	t.wrapped("  ", "    ", fmt.Sprintf("%s %s to %s %s: %s", name(b.From), Size(b.FromBytes), name(b.To), Size(b.ToBytes), signed(b.ToBytes-b.FromBytes)))
 	steps := b.ByKind()
 	var rest int64
 	n := 0
@@ -309,7 +310,11 @@ func (t *text) bridge(b *reconcile.Bridge, most int) {
 		steps = steps[:most]
 	}
 	for _, k := range steps {
-		t.wrapped(fmt.Sprintf("  %9s  ", signed(k.Bytes)), "               ", k.Label+largest(k.Owners))
+		words := k.Label
+		if k.Kind != reconcile.NumKinds {
+			words = k.Kind.Words() + largest(s, k.Owners)
+		}
+		t.wrapped(fmt.Sprintf("  %9s  ", signed(k.Bytes)), "               ", words)
 	}
 	if n > 0 {
 		t.printf("  %9s  %d smaller steps\n", signed(rest), n)
@@ -319,20 +324,22 @@ func (t *text) bridge(b *reconcile.Bridge, most int) {
 	}
 }
 
-// largest names the owners that make up most of a sum.
-func largest(steps []reconcile.Step) string {
-	if len(steps) == 1 && steps[0].IsAdjustment() {
-		return ""
-	}
+// largest names the owners that make up most of a sum, as far as a line goes.
+func largest(s *reconcile.Sheet, steps []reconcile.Step) string {
 	var parts []string
 	for i, st := range steps {
 		if i == 2 {
 			parts = append(parts, fmt.Sprintf("%d more", len(steps)-i))
 			break
 		}
-		parts = append(parts, st.Owner+" "+Size(max(st.Bytes, -st.Bytes)))
+		row, _ := s.Row(st.Owner)
+		name := cut(s.Name(row), 28)
+		if len(steps) > 1 {
+			name += " " + Size(max(st.Bytes, -st.Bytes))
+		}
+		parts = append(parts, name)
 	}
-	return " (" + strings.Join(parts, ", ") + ")"
+	return ": " + strings.Join(parts, ", ")
 }
 
 func (t *text) findings(s *reconcile.Sheet) {
@@ -354,14 +361,20 @@ func (t *text) findings(s *reconcile.Sheet) {
 	}
 }
 
-// pad fits a name into a width, cutting out its middle: a path's beginning says where it is, its end who.
-func pad(name string, n int) string {
+// cut fits a name into a width by leaving out its middle: a path's beginning says where it is, its end who.
+func cut(name string, n int) string {
 	runes := []rune(name)
-	if len(runes) > n {
-		keep := (n - 1) / 3
-		runes = slices.Concat(runes[:keep], []rune("…"), runes[len(runes)-(n-1-keep):])
+	if len(runes) <= n {
+		return name
 	}
-	return string(runes) + strings.Repeat(" ", n-len(runes))
+	keep := (n - 1) / 3
+	return string(slices.Concat(runes[:keep], []rune("…"), runes[len(runes)-(n-1-keep):]))
+}
+
+// pad is cut to exactly n columns.
+func pad(name string, n int) string {
+	name = cut(name, n)
+	return name + strings.Repeat(" ", n-utf8.RuneCountInString(name))
 }
 
 func dash(n int64) string {

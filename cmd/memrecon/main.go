@@ -1,0 +1,69 @@
+// Command memrecon shows where a node's memory is and why the usual figures differ.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/alecthomas/kong"
+	kongcompletion "github.com/jotaen/kong-completion"
+)
+
+// cli is the command line.
+type cli struct {
+	Report  reportCommand  `cmd:"" help:"Print where the memory of this node is and why the usual figures differ."`
+	Figures figuresCommand `cmd:"" help:"List the figures that memrecon knows, with their values on this node."`
+	Bridge  bridgeCommand  `cmd:"" help:"Explain the difference between two figures, to the byte."`
+
+	Version    versionCommand            `cmd:"" help:"Print the version."`
+	Completion kongcompletion.Completion `cmd:"" help:"Print what a shell needs to complete memrecon's commands."`
+}
+
+// Exit statuses: 0 all was done, 1 the command could not do its work, 2 the command line is wrong.
+const (
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run is main with its surroundings handed in.
+func run(args []string, stdout, stderr io.Writer) int {
+	exited := -1
+	parser, err := kong.New(&cli{},
+		kong.Name("memrecon"),
+		kong.Description("Every byte of a Linux node's memory in one sheet, every published figure a formula over it, every difference a bridge."),
+		kong.UsageOnError(),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+		kong.Writers(stdout, stderr),
+		kong.Exit(func(code int) { exited = code }),
+	)
+	if err != nil {
+		panic(err) // the tags above are wrong
+	}
+	kongcompletion.Register(parser)
+	ctx, err := parser.Parse(args)
+	if exited >= 0 { // --help
+		return exited
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "memrecon: %s\n", err)
+		var parse *kong.ParseError
+		if errors.As(err, &parse) && len(args) == 0 {
+			_ = parse.Context.PrintUsage(true)
+		} else {
+			fmt.Fprintln(stderr, "memrecon --help shows the commands, memrecon COMMAND --help their flags.")
+		}
+		return exitUsage
+	}
+	ctx.BindTo(stdout, (*io.Writer)(nil))
+	if err := ctx.Run(); err != nil {
+		fmt.Fprintf(stderr, "memrecon: %s\n", err)
+		return exitFailed
+	}
+	return max(0, exited)
+}

@@ -1,0 +1,170 @@
+// Package collector reads a node and publishes what follows from the reading: one round is host, cgroups, host again, then
+// the sheet over it. It owns when and in which order things are read, and the latest result; it does not know what a result
+// is used for.
+package collector
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/memrecon/memrecon/cgroup"
+	"github.com/memrecon/memrecon/host"
+	"github.com/memrecon/memrecon/reconcile"
+	"github.com/memrecon/memrecon/snapshot"
+)
+
+// Config says what to read.
+type Config struct {
+	// Procfs and Sysfs are the roots of the two file systems, as a rule /proc and /sys.
+	Procfs, Sysfs string
+	// Node is the node's name; empty for the host's own.
+	Node string
+	// Clock tells the time; nil for time.Now.
+	Clock func() time.Time
+	// Logger takes what the agent has to say; nil for nobody.
+	Logger *slog.Logger
+}
+
+// Result is one round: a snapshot and what follows from it. It is immutable.
+type Result struct {
+	Sheet *reconcile.Sheet
+	// Sources says how the reading of each source went.
+	Sources []SourceStatus
+}
+
+// SourceStatus is how one source's last reading went.
+type SourceStatus struct {
+	// Name is cgroup or host.
+	Name string
+	// Err is why there is nothing of it, nil where there is.
+	Err error
+	// Time is when the source was last read with success, zero if never.
+	Time time.Time
+	// Duration is how long this reading took.
+	Duration time.Duration
+}
+
+// Collector reads a node, again and again. Collect and Close must not run at the same time; Latest may be called at any.
+type Collector struct {
+	config  Config
+	host    *host.Reader
+	cgroups *cgroup.Reader // nil while there is no hierarchy
+	mode    snapshot.Mode
+	swept   cgroup.Stats // as of the sweep before
+	status  [2]SourceStatus
+	latest  atomic.Pointer[Result]
+}
+
+// Open prepares the readers. A host without a memory controller is no error: Collect says what is missing, and looks again.
+func Open(config Config) (*Collector, error) {
+	if config.Clock == nil {
+		config.Clock = time.Now
+	}
+	if config.Logger == nil {
+		config.Logger = slog.New(slog.DiscardHandler)
+	}
+	h, err := host.Open(config.Procfs)
+	if err != nil {
+		return nil, fmt.Errorf("reading the host: %w", err)
+	}
+	c := &Collector{config: config, host: h}
+	c.status[0].Name, c.status[1].Name = "host", "cgroup"
+	return c, nil
+}
+
+// Close ends the readers and gives their file descriptors back.
+func (c *Collector) Close() error {
+	if c.cgroups == nil {
+		return nil
+	}
+	return c.cgroups.Close()
+}
+
+// Latest is the newest result, nil before the first.
+func (c *Collector) Latest() *Result { return c.latest.Load() }
+
+// Collect reads the node once and publishes the result. What can't be read is absent in the snapshot, which says why.
+func (c *Collector) Collect() *Result {
+	start := c.config.Clock()
+	began := time.Now()
+	snap := &snapshot.Snapshot{Version: snapshot.Version, Time: start, Node: c.config.Node}
+	before, _ := c.host.Meminfo() // an error shows again below
+	c.readCgroups(snap)
+	c.readHost(snap)
+	snap.Host.MeminfoBefore = before
+	snap.Sweep.Duration = time.Since(began)
+	if snap.Node == "" {
+		snap.Node = c.host.Node()
+	}
+	snap.Kernel = c.host.Release()
+	result := &Result{Sheet: reconcile.New(snap), Sources: []SourceStatus{c.status[0], c.status[1]}}
+	c.latest.Store(result)
+	return result
+}
+
+func (c *Collector) readHost(snap *snapshot.Snapshot) {
+	began := time.Now()
+	h, errs := c.host.Read()
+	snap.Host = h
+	snap.Errors = append(snap.Errors, errs...)
+	var err error
+	if h.Meminfo.IsZero() && len(errs) > 0 {
+		err = fmt.Errorf("%s: %s", errs[0].Source, errs[0].Error)
+	}
+	c.done(0, began, err)
+}
+
+func (c *Collector) readCgroups(snap *snapshot.Snapshot) {
+	began := time.Now()
+	err := c.sweep(snap)
+	if err != nil {
+		e := snapshot.SourceError{Source: c.config.Sysfs + "/fs/cgroup", Error: err.Error()}
+		var found *cgroup.Error
+		if errors.As(err, &found) {
+			e = snapshot.SourceError{Source: found.Path, Error: found.Err.Error(), Hint: found.Hint}
+		}
+		snap.Errors = append(snap.Errors, e)
+	}
+	c.done(1, began, err)
+}
+
+// sweep reads the cgroups into the snapshot. A hierarchy that is not there, or that went away, is looked for again.
+func (c *Collector) sweep(snap *snapshot.Snapshot) error {
+	if c.cgroups == nil {
+		h, err := cgroup.Find(c.config.Sysfs)
+		if err != nil {
+			return err
+		}
+		reader, err := cgroup.Open(h, cgroup.Options{})
+		if err != nil {
+			return err
+		}
+		c.cgroups, c.mode, c.swept = reader, h.Mode, cgroup.Stats{}
+	}
+	if err := c.cgroups.Sweep(); err != nil {
+		_ = c.cgroups.Close()
+		c.cgroups = nil
+		return err
+	}
+	var errs []snapshot.SourceError
+	snap.Cgroups, errs = c.cgroups.Snapshot()
+	snap.Errors = append(snap.Errors, errs...)
+	snap.Mode = c.mode
+	stats := c.cgroups.Stats()
+	snap.Sweep.Cgroups = stats.Cgroups
+	snap.Sweep.Appeared, snap.Sweep.Vanished = stats.Appeared-c.swept.Appeared, stats.Vanished-c.swept.Vanished
+	c.swept = stats
+	return nil
+}
+
+// done notes how the reading of a source went.
+func (c *Collector) done(source int, began time.Time, err error) {
+	st := &c.status[source]
+	st.Err, st.Duration = err, time.Since(began)
+	if err == nil {
+		st.Time = c.config.Clock()
+	}
+}
