@@ -1,10 +1,8 @@
 package main
 
 import (
-	"errors"
 	"io/fs"
 	"path/filepath"
-	"runtime"
 	"strings"
 
 	"github.com/containerd/cgroups/v3/cgroup1"
@@ -15,82 +13,110 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/memrecon/memrecon/cgroup"
+	"github.com/memrecon/memrecon/collector"
 	"github.com/memrecon/memrecon/snapshot"
+)
+
+// contenders are the ways to read a tree; open prepares one, and gives what reads the tree once.
+var contenders = []struct {
+	id, name string
+	slow     bool // fewer rounds must do
+	open     func(*tree) (func() error, error)
+}{
+	theFloor:   {id: "floor", name: "floor: pread of the same files, nothing parsed", open: openFloor},
+	theSweep:   {id: "sweep", name: "memrecon: sweep", open: openSweep},
+	theRound:   {id: "round", name: "memrecon: sweep, host, snapshot, sheet, publish", open: openRound},
+	theDaemon:  {id: "containerd", name: "containerd/cgroups Stat", slow: true, open: openContainerd},
+	theKubelet: {id: "opencontainers", name: "opencontainers/cgroups (kubelet, cAdvisor)", slow: true, open: openOpencontainers},
+}
+
+// Their places.
+const (
+	theFloor = iota
+	theSweep
+	theRound
+	theDaemon
+	theKubelet
 )
 
 func isV2(h cgroup.Hierarchy) bool { return h.Mode.Files() == snapshot.V2 }
 
-// sweptFiles are the files that memrecon reads of each cgroup in each sweep.
-func sweptFiles(h cgroup.Hierarchy) []string {
-	if isV2(h) {
-		return []string{"memory.stat", "memory.current", "memory.events"}
+// openFloor is the least that reading can cost: one pread for each file that memrecon reads in each sweep, on descriptors
+// that stay open.
+func openFloor(t *tree) (func() error, error) {
+	names := []string{"memory.stat", "memory.usage_in_bytes", "memory.kmem.usage_in_bytes"}
+	if isV2(t.hierarchy) {
+		names = []string{"memory.stat", "memory.current", "memory.events"}
 	}
-	return []string{"memory.stat", "memory.usage_in_bytes", "memory.kmem.usage_in_bytes", "memory.oom_control"}
-}
-
-// floor is the least that reading can cost: one pread for each file, on descriptors that stay open.
-type floor struct {
-	fds    []int
-	buffer [64 << 10]byte
-}
-
-func openFloor(t *tree) (*floor, error) {
-	f := &floor{}
+	var paths []string
 	for _, dir := range t.dirs {
-		for _, name := range sweptFiles(t.hierarchy) {
-			fd, err := unix.Open(filepath.Join(dir, name), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-			if errors.Is(err, unix.EMFILE) {
-				return nil, errors.New("too few file descriptors for the floor: ulimit -n 100000")
-			}
-			if err != nil {
-				return nil, &fs.PathError{Op: "open", Path: filepath.Join(dir, name), Err: err}
-			}
-			f.fds = append(f.fds, fd)
+		for _, name := range names {
+			paths = append(paths, filepath.Join(dir, name))
 		}
 	}
-	return f, nil
-}
-
-func (f *floor) read() error {
-	for _, fd := range f.fds {
-		if _, err := unix.Pread(fd, f.buffer[:], 0); err != nil {
-			return err
+	var fds []int
+	for _, path := range paths {
+		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return nil, &fs.PathError{Op: "open", Path: path, Err: err}
 		}
+		fds = append(fds, fd)
 	}
-	return nil
-}
-
-func (f *floor) close() {
-	for _, fd := range f.fds {
-		_ = unix.Close(fd)
-	}
-}
-
-// opencontainers reads the memory controller as the kubelet and cAdvisor do.
-func opencontainers(t *tree) func() error {
+	buffer := make([]byte, 16<<10)
 	return func() error {
-		for _, dir := range t.dirs {
-			if isV2(t.hierarchy) {
-				m, err := ocfs2.NewManager(&cgroups.Cgroup{Resources: &cgroups.Resources{}}, dir)
-				if err != nil {
-					return err
-				}
-				if _, err := m.Stats(&cgroups.StatsOptions{Controllers: cgroups.Memory}); err != nil {
-					return err
-				}
-				continue
-			}
-			var m ocfs.MemoryGroup
-			if err := m.GetStats(dir, cgroups.NewStats()); err != nil {
+		for _, fd := range fds {
+			if _, err := unix.Pread(fd, buffer, 0); err != nil {
 				return err
 			}
 		}
 		return nil
-	}
+	}, nil
 }
 
-// newContainerd reads with containerd's library, on cgroups that it has loaded before.
-func newContainerd(t *tree) (func() error, error) {
+func openSweep(t *tree) (func() error, error) {
+	r, err := cgroup.Open(t.hierarchy, cgroup.Options{})
+	if err != nil {
+		return nil, err
+	}
+	return r.Sweep, nil
+}
+
+// openRound is all that the agent does each second.
+func openRound(*tree) (func() error, error) {
+	c, err := collector.Open(collector.Config{Procfs: "/proc", Sysfs: "/sys"})
+	if err != nil {
+		return nil, err
+	}
+	return func() error { c.Collect(); return nil }, nil
+}
+
+// openOpencontainers reads the memory controller as the kubelet and cAdvisor do: a manager for each cgroup, which is kept.
+func openOpencontainers(t *tree) (func() error, error) {
+	managers := make([]cgroups.Manager, len(t.dirs))
+	for i, dir := range t.dirs {
+		var err error
+		config := &cgroups.Cgroup{Resources: &cgroups.Resources{}}
+		if isV2(t.hierarchy) {
+			managers[i], err = ocfs2.NewManager(config, dir)
+		} else {
+			managers[i], err = ocfs.NewManager(config, map[string]string{"memory": dir})
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return func() error {
+		for _, m := range managers {
+			if _, err := m.Stats(&cgroups.StatsOptions{Controllers: cgroups.Memory}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, nil
+}
+
+// openContainerd reads with containerd's library, on cgroups that it has loaded before.
+func openContainerd(t *tree) (func() error, error) {
 	if isV2(t.hierarchy) {
 		var managers []*cgroup2.Manager
 		for _, dir := range t.dirs {
@@ -128,10 +154,4 @@ func newContainerd(t *tree) (func() error, error) {
 		}
 		return nil
 	}, nil
-}
-
-func mallocs() uint64 {
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	return m.Mallocs
 }

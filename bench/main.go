@@ -1,6 +1,9 @@
 // Command bench measures what reading and reconciling a node costs, against the floor and against the libraries that others
 // read cgroups with, in one run on real cgroups that it makes and removes itself. It needs root. Machines are shared and
 // noisy: the ratios of one run say something, the times alone do not.
+//
+// Each contender is a process of its own, so that none shares its file descriptors or its garbage with another, and they run
+// in turn, a round each, so that what else the machine does falls on all of them alike.
 package main
 
 import (
@@ -11,19 +14,25 @@ import (
 	"path/filepath"
 	"slices"
 	"syscall"
-	"time"
 
 	"github.com/memrecon/memrecon/cgroup"
-	"github.com/memrecon/memrecon/collector"
 )
 
 func main() {
 	small := flag.Int("small", 300, "how many cgroups the small tree has")
 	large := flag.Int("large", 5000, "how many cgroups the large tree has, 0 to leave it out")
-	rounds := flag.Int("rounds", 30, "how often each contender runs on the small tree; on the large tree a third of it")
+	rounds := flag.Int("rounds", 40, "how often each contender runs on the small tree; on the large tree a quarter of it")
 	memrecon := flag.String("memrecon", "", "the agent's binary, to measure its resident memory and its scrapes")
+	child := flag.String("contender", "", "what this process is to run; for bench itself")
+	top := flag.String("top", "", "the top of the tree that the contender reads; for bench itself")
 	flag.Parse()
-	if err := run(*small, *large, *rounds, *memrecon); err != nil {
+	err := error(nil)
+	if *child != "" {
+		err = serve(*child, *top)
+	} else {
+		err = run(*small, *large, *rounds, *memrecon)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -35,28 +44,27 @@ func run(small, large, rounds int, binary string) error {
 		return err
 	}
 	fmt.Printf("memory controller: cgroup %s at %s\n", h.Mode, h.Dir)
-	at300, err := measure(h, small, rounds, binary)
+	few, err := measure(h, small, rounds, binary)
 	if err != nil || large == 0 {
 		return err
 	}
-	at5000, err := measure(h, large, max(3, rounds/3), "")
+	many, err := measure(h, large, max(3, rounds/4), "")
 	if err != nil {
 		return err
 	}
-	fmt.Printf("\na cgroup's share of a sweep at %d cgroups is %.2f of that at %d\n", large, at5000.sweep/at300.sweep, small)
-	fmt.Printf("a cgroup's share of a whole round at %d cgroups is %.2f of that at %d\n", large, at5000.round/at300.round, small)
+	fmt.Printf("\na cgroup's cost at %d cgroups over that at %d\n", large, small)
+	for i := range contenders {
+		fmt.Printf("  %-50s %8.2f\n", contenders[i].name, many[i]/few[i])
+	}
 	return nil
 }
 
-// result is the median time of a cgroup's share, in nanoseconds.
-type result struct{ sweep, round float64 }
-
-// measure makes a tree of n cgroups and runs the contenders over it in turn, so that what else the machine does falls on all
-// of them alike.
-func measure(h cgroup.Hierarchy, n, rounds int, binary string) (result, error) {
+// measure makes a tree of n cgroups, runs the contenders over it and prints what they took. It returns the median time of a
+// cgroup's share for each, in nanoseconds.
+func measure(h cgroup.Hierarchy, n, rounds int, binary string) ([]float64, error) {
 	t, err := makeTree(h, n)
 	if err != nil {
-		return result{}, err
+		return nil, err
 	}
 	interrupted := make(chan os.Signal, 1)
 	signal.Notify(interrupted, os.Interrupt, syscall.SIGTERM)
@@ -68,55 +76,43 @@ func measure(h cgroup.Hierarchy, n, rounds int, binary string) (result, error) {
 	}()
 	defer func() { signal.Stop(interrupted); close(interrupted); t.remove() }()
 
-	floor, err := openFloor(t)
-	if err != nil {
-		return result{}, err
-	}
-	defer floor.close()
-	reader, err := cgroup.Open(h, cgroup.Options{})
-	if err != nil {
-		return result{}, err
-	}
-	defer func() { _ = reader.Close() }()
-	c, err := collector.Open(collector.Config{Procfs: "/proc", Sysfs: "/sys"})
-	if err != nil {
-		return result{}, err
-	}
-	defer func() { _ = c.Close() }()
-	containerd, err := newContainerd(t)
-	if err != nil {
-		return result{}, err
-	}
-	contenders := []contender{
-		{name: "floor: pread of the same files, nothing parsed", run: floor.read},
-		{name: "memrecon sweep", run: reader.Sweep},
-		{name: "containerd/cgroups Stat", run: containerd, seldom: true},
-		{name: "opencontainers/cgroups (kubelet, cAdvisor)", run: opencontainers(t), seldom: true},
-		{name: "memrecon: sweep, host, snapshot, sheet, publish", run: func() error { c.Collect(); return nil }},
+	processes := make([]*process, len(contenders))
+	for i := range contenders {
+		if processes[i], err = start(contenders[i].id, t.top); err != nil {
+			return nil, err
+		}
+		defer processes[i].stop()
 	}
 	for round := range rounds + 1 {
-		for i := range contenders {
-			if contenders[i].seldom && round > max(3, rounds/5) {
+		for i, p := range processes {
+			if contenders[i].slow && round > max(3, rounds/4) {
 				continue
 			}
-			if err := contenders[i].once(round > 0); err != nil { // the first round only warms up
-				return result{}, fmt.Errorf("%s: %w", contenders[i].name, err)
+			if err := p.round(round > 0); err != nil { // the first round only warms up
+				return nil, fmt.Errorf("%s: %w", contenders[i].name, err)
 			}
 		}
 	}
-	each := func(i int) float64 { return contenders[i].median() / float64(n) }
+	each := make([]float64, len(contenders))
+	for i, p := range processes {
+		each[i] = median(p.times) / float64(n)
+	}
 	fmt.Printf("\n%d cgroups, median of %d rounds\n", n, rounds)
-	fmt.Printf("  %-50s %10s %8s %8s %8s\n", "", "us/cgroup", "x floor", "/ oc", "allocs")
-	for i := range contenders {
-		fmt.Printf("  %-50s %10.2f %8.2f %8.3f %8.2f\n", contenders[i].name, each(i)/1000, each(i)/each(0), each(i)/each(3), contenders[i].allocs()/float64(n))
+	fmt.Printf("  %-50s %10s %8s %10s %8s\n", "", "us/cgroup", "x floor", "x kubelet", "allocs")
+	for i, p := range processes {
+		fmt.Printf("  %-50s %10.2f %8.2f %10.3f %8.2f\n", contenders[i].name, each[i]/1000, each[i]/each[theFloor], each[i]/each[theKubelet],
+			median(p.mallocs)/float64(n))
 	}
-	fmt.Printf("  opencontainers over a whole round of memrecon: %.1f\n", each(3)/each(4))
+	fmt.Printf("  the kubelet's library takes %.1f times what a whole round of memrecon takes\n", each[theKubelet]/each[theRound])
 	if binary != "" {
-		if err := agent(binary, n); err != nil {
-			return result{}, err
-		}
+		return each, agent(binary, n)
 	}
-	return result{sweep: each(1), round: each(4)}, nil
+	return each, nil
+}
+
+func median(of []float64) float64 {
+	slices.Sort(of)
+	return of[len(of)/2]
 }
 
 // tree is a tree of cgroups made for the measurement: groups of ten under one top, as containers stand under pods.
@@ -159,39 +155,8 @@ func makeTree(h cgroup.Hierarchy, n int) (*tree, error) {
 
 func (t *tree) remove() {
 	for _, dir := range slices.Backward(t.dirs) {
-		if err := syscall.Rmdir(dir); err != nil && err != syscall.ENOENT {
+		if err := syscall.Rmdir(dir); err != nil && err != syscall.ENOENT { //nolint:errorlint // an errno
 			fmt.Fprintf(os.Stderr, "bench: %s stays behind: %v\n", dir, err)
 		}
 	}
-}
-
-// contender is one way to read the tree.
-type contender struct {
-	name    string
-	run     func() error
-	seldom  bool // so slow that fewer rounds must do
-	times   []float64
-	mallocs []uint64
-}
-
-func (c *contender) once(count bool) error {
-	before := mallocs()
-	start := time.Now()
-	err := c.run()
-	took := time.Since(start)
-	if count {
-		c.times = append(c.times, float64(took.Nanoseconds()))
-		c.mallocs = append(c.mallocs, mallocs()-before)
-	}
-	return err
-}
-
-func (c *contender) median() float64 {
-	slices.Sort(c.times)
-	return c.times[len(c.times)/2]
-}
-
-func (c *contender) allocs() float64 {
-	slices.Sort(c.mallocs)
-	return float64(c.mallocs[len(c.mallocs)/2])
 }
