@@ -129,8 +129,7 @@ func (c *Collector) readCgroups(snap *snapshot.Snapshot) {
 	err := c.sweep(snap)
 	if err != nil {
 		e := snapshot.SourceError{Source: c.config.Sysfs + "/fs/cgroup", Error: err.Error()}
-		var found *cgroup.Error
-		if errors.As(err, &found) {
+		if found, ok := errors.AsType[*cgroup.Error](err); ok {
 			e = snapshot.SourceError{Source: found.Path, Error: found.Err.Error(), Hint: found.Hint}
 		}
 		snap.Errors = append(snap.Errors, e)
