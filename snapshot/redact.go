@@ -132,7 +132,7 @@ const (
 // idLength is how much of s is an ID that it begins with; 0 where it begins with none.
 func idLength(s string) int {
 	for _, n := range []int{containerID, uuid, staticUID} {
-		if len(s) < n || len(s) > n && isWord(s[n]) {
+		if len(s) < n {
 			continue
 		}
 		matches := true

@@ -48,7 +48,7 @@ func named(t *testing.T) (s *snapshot.Snapshot, secrets []string) {
 	const podUID, podUnit = "0a1b2c3d-0000-4000-8000-00000000beef", "0a1b2c3d_0000_4000_8000_00000000beef"
 	for _, p := range []string{
 		"/system.slice", "/system.slice/acme-billing.service", `/system.slice/acme\x2dledger@bank.service`, "/init.scope",
-		"/user.slice/user-54321.slice/user@54321.service/app.slice", "/lxc.payload.paradise", "/acmé",
+		"/user.slice/user-54321.slice/user@54321.service/app.slice", "/lxc.payload.paradise", "/acmé", "/名前",
 		"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod" + podUnit + ".slice", "/kubepods/pod" + podUID,
 	} {
 		add(p)
@@ -61,7 +61,7 @@ func named(t *testing.T) (s *snapshot.Snapshot, secrets []string) {
 			Hint: "ask ip-10-20-30-40.acme.internal, or look at acme-billing.service: it is \"/acmé\" (pod " + podUnit + ")."},
 	}
 	secrets = append(secrets, podUnit, "ip-10-20-30-40", "acme", "acmevg", "swaplv", "paging", "billing", "ledger", "bank",
-		"54321", "paradise", "acmé", "mallory")
+		"54321", "paradise", "acmé", "名前", "mallory")
 	return s, secrets
 }
 
@@ -98,7 +98,8 @@ func TestRedactKeepsStructure(t *testing.T) {
 	seen := map[string]string{}
 	for i, c := range r.Cgroups {
 		was := s.Cgroups[i]
-		if c.Identity.Class != was.Identity.Class || c.Usage != was.Usage {
+		if c.Identity.Class != was.Identity.Class || strings.Count(c.Path, `\x2d`) != strings.Count(was.Path, `\x2d`) ||
+			c.Usage != was.Usage {
 			t.Errorf("%s became %s: %+v", was.Path, c.Path, c)
 		}
 		if other, twice := seen[c.Path]; twice {
