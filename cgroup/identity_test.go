@@ -255,6 +255,29 @@ func TestIdentifySavedNodes(t *testing.T) {
 	}
 }
 
+// A redacted path says the same of a cgroup as the path itself, but for the names.
+func TestRedactKeepsIdentity(t *testing.T) {
+	for _, c := range identities() {
+		s := snapshot.Redact(&snapshot.Snapshot{Cgroups: []snapshot.Cgroup{{Path: c.path}}}, []byte("salt"), Identify)
+		got, path := s.Cgroups[0].Identity, s.Cgroups[0].Path
+		for _, name := range []struct{ before, after string }{
+			{c.want.PodUID, got.PodUID}, {c.want.ContainerID, got.ContainerID}, {c.want.Node, got.Node}, {c.want.Unit, got.Unit},
+		} {
+			if (name.before == "") != (name.after == "") {
+				t.Errorf("%s became %s: %q became %q", c.path, path, name.before, name.after)
+			}
+		}
+		if len(got.PodUID) != len(c.want.PodUID) || got.Class != c.want.Class || got.QoS != c.want.QoS || got.Runtime != c.want.Runtime {
+			t.Errorf("%s became %s:\n got %+v\nwant %+v", c.path, path, got, c.want)
+		}
+		for _, secret := range []string{uid, uidUnit, static, cid, cid2, cid[:12], "sshd", "1000", "k8s-1", "web"} {
+			if strings.Contains(path, secret) {
+				t.Errorf("%s became %s, which has %s in it", c.path, path, secret)
+			}
+		}
+	}
+}
+
 // What Identify says comes from the path and from nowhere else.
 func FuzzIdentify(f *testing.F) {
 	for _, c := range identities() {
