@@ -60,7 +60,12 @@ func hostMain() int {
 		flag.Usage()
 		return exitDied
 	}
-	g.program, g.args = flag.Arg(0), flag.Args()
+	self, err := os.Executable()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "guest:", err)
+		return exitDied
+	}
+	g.init, g.program, g.args = self, flag.Arg(0), flag.Args()
 	for _, v := range os.Environ() {
 		if strings.HasPrefix(v, "MEMRECON_") {
 			g.env = append(g.env, v)

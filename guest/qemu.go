@@ -21,6 +21,7 @@ type guest struct {
 	kernel    string   // the image's file
 	cgroup    string   // v1 or v2
 	memoryMiB int      // what the machine has
+	init      string   // this command's file, as process 1
 	program   string   // the program's file
 	args      []string // its arguments, its name first
 	env       []string // its environment
@@ -31,17 +32,13 @@ type guest struct {
 // could not run it.
 func (g guest) run(ctx context.Context, output io.Writer) (int, error) {
 	if _, err := os.Stat(g.kernel); err != nil {
-		return 0, fmt.Errorf("no kernel: %w; make .cache/vmlinuz downloads Debian's", err)
-	}
-	self, err := os.Executable()
-	if err != nil {
-		return 0, err
+		return 0, fmt.Errorf("no kernel: %w; make deps downloads Debian's", err)
 	}
 	todo, err := json.Marshal(job{Cgroup: g.cgroup, Args: g.args, Env: g.env})
 	if err != nil {
 		return 0, err
 	}
-	archive, err := initramfs(self, g.program, todo)
+	archive, err := initramfs(g.init, g.program, todo)
 	if err != nil {
 		return 0, err
 	}
@@ -58,7 +55,8 @@ func (g guest) run(ctx context.Context, output io.Writer) (int, error) {
 	defer statusWriter.Close()
 
 	cmd := g.qemu(ctx, initrd, statusWriter)
-	cmd.Stdout, cmd.Stderr = dropCR{output}, output
+	console := dropCR{output}
+	cmd.Stdout, cmd.Stderr = console, console // as one and the same writer, which is not written to twice at once
 	runErr := cmd.Run()
 	if ctx.Err() != nil {
 		return 0, ctx.Err()
