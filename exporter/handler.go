@@ -57,15 +57,20 @@ func NewHandler(c Config) (http.Handler, error) {
 	}
 	p := probes{latest: c.Latest, interval: c.Interval, now: time.Now, started: time.Now()}
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", buffered(promhttp.HandlerForTransactional(g, promhttp.HandlerOpts{
-		ErrorLog: slog.NewLogLogger(c.Logger.Handler(), slog.LevelWarn), ErrorHandling: promhttp.ContinueOnError,
-		Registry: g.process, MaxRequestsInFlight: maxScrapes, DisableCompression: true,
-	})))
+	mux.Handle("GET /metrics", buffered(scrapes(g, c.Logger)))
 	mux.HandleFunc("GET /livez", p.live)
 	mux.HandleFunc("GET /readyz", p.ready)
 	mux.Handle("GET /api/v1/report", buffered(reports{c.Latest}))
 	mux.Handle("GET /{$}", landing)
 	return mux, nil
+}
+
+// scrapes answers with the metrics, in the format that the client asks for.
+func scrapes(g *gatherer, logger *slog.Logger) http.Handler {
+	return promhttp.HandlerForTransactional(g, promhttp.HandlerOpts{
+		ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelWarn), ErrorHandling: promhttp.ContinueOnError,
+		Registry: g.process, MaxRequestsInFlight: maxScrapes, DisableCompression: true,
+	})
 }
 
 // probes answer whether memrecon lives and is of use.
