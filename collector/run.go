@@ -11,6 +11,7 @@ import (
 // A round that takes longer than the interval is followed by the next at once; ticks that it missed are lost. A round that
 // hangs in a read can't be ended: Run then hangs with it, and Latest's Finished grows old.
 func (c *Collector) Run(ctx context.Context, interval time.Duration, each func(*Result)) {
+	c.Collect() // finds and opens everything, so that the next round reads it all within milliseconds
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
 	var known []snapshot.SourceError

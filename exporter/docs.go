@@ -20,7 +20,7 @@ Whatever the node is like, a scrape holds at most **%d series of the node and of
 besides those of the Go runtime (go_) and of the process (process_: CPU, resident memory, file descriptors).
 
 Which cgroups have metrics: those of the classes in `+"`--metrics.classes`"+` (container, pod, qos, kubepods and slice by default; there
-are also service, scope, root, and cgroup for any other), and of these at most `+"`--metrics.max-cgroups`"+`, the ones with the highest
+are also service, scope, root, cgroup for any other, and all), and of these at most `+"`--metrics.max-cgroups`"+`, the ones with the highest
 usage. memrecon_omitted_cgroups counts the others.
 `, MaxNodeSeries, MaxCgroupSeries)
 	metrics := table()

@@ -3,7 +3,6 @@
 package exporter
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -58,15 +57,20 @@ func NewHandler(c Config) (http.Handler, error) {
 	}
 	p := probes{latest: c.Latest, interval: c.Interval, now: time.Now, started: time.Now()}
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", buffered(promhttp.HandlerForTransactional(g, promhttp.HandlerOpts{
-		ErrorLog: slog.NewLogLogger(c.Logger.Handler(), slog.LevelWarn), ErrorHandling: promhttp.ContinueOnError,
-		Registry: g.process, MaxRequestsInFlight: maxScrapes, DisableCompression: true,
-	})))
+	mux.Handle("GET /metrics", buffered(scrapes(g, c.Logger)))
 	mux.HandleFunc("GET /livez", p.live)
 	mux.HandleFunc("GET /readyz", p.ready)
 	mux.Handle("GET /api/v1/report", buffered(reports{c.Latest}))
 	mux.Handle("GET /{$}", landing)
 	return mux, nil
+}
+
+// scrapes answers with the metrics, in the format that the client asks for.
+func scrapes(g *gatherer, logger *slog.Logger) http.Handler {
+	return promhttp.HandlerForTransactional(g, promhttp.HandlerOpts{
+		ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelWarn), ErrorHandling: promhttp.ContinueOnError,
+		Registry: g.process, MaxRequestsInFlight: maxScrapes, DisableCompression: true,
+	})
 }
 
 // probes answer whether memrecon lives and is of use.
@@ -111,23 +115,15 @@ func (h reports) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "no result yet: the first round is not done", http.StatusServiceUnavailable)
 		return
 	}
-	var b bytes.Buffer
-	var err error
-	contentType := "application/json"
+	// What can fail is the client's connection, and then there is nobody to tell.
 	switch format := r.URL.Query().Get("format"); format {
 	case "", "json":
-		err = json.NewEncoder(&b).Encode(report.NewDocument(result.Sheet))
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(report.NewDocument(result.Sheet))
 	case "text":
-		contentType = "text/plain; charset=utf-8"
-		err = report.Text(&b, result.Sheet, report.Options{})
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		_ = report.Text(w, result.Sheet, report.Options{})
 	default:
 		http.Error(w, fmt.Sprintf("no format %q: json or text", format), http.StatusBadRequest)
-		return
 	}
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-		return
-	}
-	w.Header().Set("Content-Type", contentType)
-	_, _ = w.Write(b.Bytes()) // the client has gone if it fails
 }

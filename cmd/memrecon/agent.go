@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"os/signal"
+	"runtime/debug"
 	"slices"
 	"syscall"
 	"time"
@@ -29,12 +31,26 @@ type agentCommand struct {
 	LogLevel         slog.Level       `name:"log.level" default:"info" placeholder:"LEVEL" help:"debug, info, warn or error (${default})."`
 	ListenAddresses  []string         `name:"web.listen-address" default:":19110" placeholder:"[HOST]:PORT" help:"Where to serve HTTP; may be given more than once (${default})."`
 	WebConfig        string           `name:"web.config.file" placeholder:"FILE" help:"TLS and passwords, in the form of Prometheus' exporter-toolkit."`
-	MetricsClasses   []snapshot.Class `name:"metrics.classes" default:"container,pod,qos,kubepods,slice" placeholder:"CLASS" help:"The classes of cgroups with metrics of their own: ${default}, or also root, service, scope, cgroup."`
+	MetricsClasses   []snapshot.Class `name:"metrics.classes" default:"container,pod,qos,kubepods,slice" placeholder:"CLASS" help:"The classes of cgroups with metrics of their own: also service, scope, root, cgroup (any other), or all (${default})."`
 	MetricsMaxGroups int              `name:"metrics.max-cgroups" default:"2000" placeholder:"N" help:"How many cgroups have metrics at most, those with the highest usage (${default})."`
 }
 
 // minInterval keeps memrecon from being the load that it measures.
 const minInterval = 100 * time.Millisecond
+
+// allClasses stands for every class in --metrics.classes.
+const allClasses = "all"
+
+func classes() []snapshot.Class {
+	return []snapshot.Class{
+		snapshot.ClassContainer, snapshot.ClassPod, snapshot.ClassQoS, snapshot.ClassKubepods, snapshot.ClassSlice,
+		snapshot.ClassService, snapshot.ClassScope, snapshot.ClassRoot, snapshot.ClassOther,
+	}
+}
+
+// gcPercent is how far the heap may grow before garbage is collected, unless GOGC says otherwise: a snapshot a second makes
+// little garbage that is quickly collected, and what the agent keeps resident matters more.
+const gcPercent = 25
 
 // Validate finds everything that is wrong with the flags.
 func (c *agentCommand) Validate() error {
@@ -48,13 +64,9 @@ func (c *agentCommand) Validate() error {
 	if c.LogFormat != "text" && c.LogFormat != "json" {
 		errs = append(errs, fmt.Errorf("--log.format %s: text or json", c.LogFormat))
 	}
-	classes := []snapshot.Class{
-		snapshot.ClassContainer, snapshot.ClassPod, snapshot.ClassQoS, snapshot.ClassKubepods, snapshot.ClassSlice,
-		snapshot.ClassService, snapshot.ClassScope, snapshot.ClassRoot, snapshot.ClassOther,
-	}
 	for _, class := range c.MetricsClasses {
-		if !slices.Contains(classes, class) {
-			errs = append(errs, fmt.Errorf("--metrics.classes %s: one of %v", class, classes))
+		if class != allClasses && !slices.Contains(classes(), class) {
+			errs = append(errs, fmt.Errorf("--metrics.classes %s: one of %v or %s", class, classes(), allClasses))
 		}
 	}
 	if c.MetricsMaxGroups < 0 {
@@ -73,6 +85,13 @@ func (c *agentCommand) Run(stdout io.Writer, k *kong.Context) error {
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends it at once
 
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
+	exported := c.MetricsClasses
+	if slices.Contains(exported, allClasses) {
+		exported = classes()
+	}
 	server, err := exporter.Listen(c.ListenAddresses, c.WebConfig, logger)
 	if err != nil {
 		return err
@@ -84,7 +103,7 @@ func (c *agentCommand) Run(stdout io.Writer, k *kong.Context) error {
 		return err
 	}
 	handler, err := exporter.NewHandler(exporter.Config{
-		Latest: node.Latest, Interval: c.Interval, Classes: c.MetricsClasses, MaxCgroups: c.MetricsMaxGroups, Version: buildVersion(), Logger: logger,
+		Latest: node.Latest, Interval: c.Interval, Classes: exported, MaxCgroups: c.MetricsMaxGroups, Version: buildVersion(), Logger: logger,
 	})
 	if err != nil {
 		return err
