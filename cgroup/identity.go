@@ -21,9 +21,8 @@ import (
 // understood as far as it goes.
 func Identify(path string) snapshot.Identity {
 	id := snapshot.Identity{Class: snapshot.ClassRoot}
-	parent, name := "", ""
-	for rest := path; rest != ""; {
-		name, rest, _ = strings.Cut(rest, "/")
+	parent := ""
+	for name := range strings.SplitSeq(path, "/") {
 		if name != "" {
 			id = child(id, parent, name)
 			parent = name
