@@ -1,0 +1,74 @@
+// Package need says what a test needs of the machine it runs on. Where that is missing the test is skipped, and the reason
+// says what to install or do; where MEMRECON_REQUIRE_ALL is set, as in CI, it fails instead, so that no test goes missing
+// without anyone noticing.
+package need
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// RequireAll is the environment variable that, when not empty, makes every missing need a failure.
+const RequireAll = "MEMRECON_REQUIRE_ALL"
+
+// Missing ends a test that lacks something: why says what, and what to do about it.
+func Missing(tb testing.TB, why string) {
+	tb.Helper()
+	if os.Getenv(RequireAll) != "" {
+		tb.Fatalf("%s (%s is set, so this is a failure)", why, RequireAll)
+	}
+	tb.Skip(why)
+}
+
+// Root is the need of a test that only root can run.
+func Root(tb testing.TB) {
+	tb.Helper()
+	if os.Geteuid() != 0 {
+		Missing(tb, "needs root: run make test as root")
+	}
+}
+
+// Program is the need of an installed program; it returns its path.
+func Program(tb testing.TB, name string) string {
+	tb.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil {
+		Missing(tb, "needs the program "+name+": make deps installs it on Debian")
+	}
+	return path
+}
+
+// MemoryCgroup is the need of the right to make cgroups with the memory controller. It returns the folder they go into, the
+// root of the hierarchy: /sys/fs/cgroup/memory where the controller is on cgroup v1 (hybrid hosts too), /sys/fs/cgroup where
+// it is on v2. A test names its cgroups memrecon-..., directly in that folder, and removes them on every end.
+func MemoryCgroup(tb testing.TB) string {
+	tb.Helper()
+	Root(tb)
+	dir := memoryHierarchy("/sys/fs/cgroup")
+	if dir == "" {
+		Missing(tb, "needs the memory controller at /sys/fs/cgroup: mount cgroup v2 or v1 there, and boot without cgroup_disable=memory")
+	}
+	const writable = 2 // W_OK of access(2); unlike the folder's mode it knows read-only mounts, as containers have them
+	if err := syscall.Access(dir, writable); err != nil {
+		Missing(tb, "needs to make cgroups in "+dir+": "+err.Error()+"; in a container, run it privileged")
+	}
+	return dir
+}
+
+// memoryHierarchy is the root of the hierarchy that carries the memory controller and hands it down to new cgroups, "" where
+// there is none.
+func memoryHierarchy(root string) string {
+	v1 := filepath.Join(root, "memory")
+	if _, err := os.Stat(filepath.Join(v1, "memory.usage_in_bytes")); err == nil {
+		return v1
+	}
+	enabled, err := os.ReadFile(filepath.Join(root, "cgroup.subtree_control"))
+	if err == nil && strings.Contains(" "+string(enabled), " memory") {
+		return root
+	}
+	return ""
+}
