@@ -23,17 +23,17 @@ type files struct {
 // The largest number of files, and of fast ones, that a hierarchy has.
 const (
 	maxFiles = 14
-	maxFast  = 4
+	maxFast  = 3
 )
 
 func filesOf(mode snapshot.Mode) files {
 	if mode.Files() == snapshot.V1 {
-		return files{fast: 4, all: []file{
+		return files{fast: 3, all: []file{
 			value("memory.usage_in_bytes", func(c *snapshot.Cgroup) *snapshot.Value { return &c.Usage }),
 			value("memory.kmem.usage_in_bytes", func(c *snapshot.Cgroup) *snapshot.Value { return &c.KernelUsage }),
-			stat("memory.oom_control", func(c *snapshot.Cgroup) *snapshot.Stat { return &c.OOMControl }),
 			stat("memory.stat", func(c *snapshot.Cgroup) *snapshot.Stat { return &c.Stat }),
 
+			stat("memory.oom_control", func(c *snapshot.Cgroup) *snapshot.Stat { return &c.OOMControl }),
 			limit("memory.limit_in_bytes", func(c *snapshot.Cgroup) *snapshot.Value { return &c.Max }),
 			limit("memory.soft_limit_in_bytes", func(c *snapshot.Cgroup) *snapshot.Value { return &c.SoftLimit }),
 			value("memory.max_usage_in_bytes", func(c *snapshot.Cgroup) *snapshot.Value { return &c.Peak }),

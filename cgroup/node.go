@@ -55,7 +55,7 @@ type entry struct {
 }
 
 func (r *Reader) newNode(parent *node, name string, inode uint64) *node {
-	n := &node{parent: parent, name: name, fresh: true, turn: r.made, dir: none, fds: [...]int{none, none, none, none}}
+	n := &node{parent: parent, name: name, fresh: true, turn: r.made, dir: none, fds: [...]int{none, none, none}}
 	n.cgroup.Path, n.cgroup.Inode = "/", inode
 	if parent != nil {
 		n.cgroup.Path = path.Join(parent.cgroup.Path, name)

@@ -33,6 +33,10 @@ type Result struct {
 	Sheet *reconcile.Sheet
 	// Sources says how the reading of each source went.
 	Sources []SourceStatus
+	// Round counts the rounds of this collector, from 1.
+	Round uint64
+	// Finished is when the round ended.
+	Finished time.Time
 }
 
 // SourceStatus is how one source's last reading went.
@@ -55,6 +59,7 @@ type Collector struct {
 	mode    snapshot.Mode
 	swept   cgroup.Stats // as of the sweep before
 	status  [2]SourceStatus
+	rounds  uint64
 	latest  atomic.Pointer[Result]
 }
 
@@ -100,7 +105,9 @@ func (c *Collector) Collect() *Result {
 		snap.Node = c.host.Node()
 	}
 	snap.Kernel = c.host.Release()
-	result := &Result{Sheet: reconcile.New(snap), Sources: []SourceStatus{c.status[0], c.status[1]}}
+	c.rounds++
+	result := &Result{Sheet: reconcile.New(snap), Sources: []SourceStatus{c.status[0], c.status[1]}, Round: c.rounds}
+	result.Finished = time.Now()
 	c.latest.Store(result)
 	return result
 }
@@ -122,8 +129,7 @@ func (c *Collector) readCgroups(snap *snapshot.Snapshot) {
 	err := c.sweep(snap)
 	if err != nil {
 		e := snapshot.SourceError{Source: c.config.Sysfs + "/fs/cgroup", Error: err.Error()}
-		var found *cgroup.Error
-		if errors.As(err, &found) {
+		if found, ok := errors.AsType[*cgroup.Error](err); ok {
 			e = snapshot.SourceError{Source: found.Path, Error: found.Err.Error(), Hint: found.Hint}
 		}
 		snap.Errors = append(snap.Errors, e)

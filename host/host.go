@@ -297,8 +297,7 @@ func (r *Reader) path(file string) string { return filepath.Join(r.root, file) }
 
 // named puts the file's name into an error that lacks it.
 func (r *Reader) named(file string, err error) error {
-	var withPath *fs.PathError
-	if errors.As(err, &withPath) {
+	if _, ok := errors.AsType[*fs.PathError](err); ok {
 		return err
 	}
 	return fmt.Errorf("%s: %w", r.path(file), err)

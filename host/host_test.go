@@ -268,9 +268,14 @@ func TestReadUnreadableFile(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	if err := os.Truncate(filepath.Join(root, "vmstat"), maxFile+1); err != nil {
+		t.Fatal(err)
+	}
 	h, errs := open(t, root).Read()
-	if len(errs) != 2 || h.Zones != nil || h.Meminfo.IsZero() {
+	if len(errs) != 3 || !h.Vmstat.IsZero() || h.Zones != nil || h.Meminfo.IsZero() {
 		t.Errorf("errors %v", errs)
+	} else if !strings.Contains(errs[0].Error, "larger than 32 MiB") {
+		t.Errorf("a huge vmstat: %s", errs[0].Error)
 	}
 	if h.PageSize != 0 || h.CPUs != 0 {
 		t.Errorf("page size %d and %d CPUs without zoneinfo, want 0 for not known", h.PageSize, h.CPUs)

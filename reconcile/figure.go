@@ -444,27 +444,37 @@ type Amount struct {
 func (s *Sheet) Amounts() []Amount {
 	figures := Figures()
 	var out []Amount
-	add := func(f *Figure, row int, owner string) {
-		a := f.account(s, row)
-		am := Amount{Figure: f, Owner: owner, Bytes: a.value(s)}
-		if f.published != nil {
-			am.Published = f.published(s, row)
-		}
-		out = append(out, am)
-	}
-	for i := range figures {
-		if figures[i].Scope == ScopeNode && s.TotalKnown {
-			add(&figures[i], 0, OwnerNode)
-		}
-	}
-	for row := range s.snap.Cgroups {
+	add := func(scope Scope, row int) {
 		for i := range figures {
-			if s.applies(&figures[i], row) == nil && figures[i].Scope == ScopeCgroup {
-				add(&figures[i], row, s.Rows[row].ID)
+			if figures[i].Scope != scope {
+				continue
+			}
+			if a, ok := s.Amount(&figures[i], row); ok {
+				out = append(out, a)
 			}
 		}
 	}
+	add(ScopeNode, 0)
+	for row := range s.snap.Cgroups {
+		add(ScopeCgroup, row)
+	}
 	return out
+}
+
+// Amount is a figure's for the owner of a row, whichever row for a figure of the node; false where that owner does not have it.
+func (s *Sheet) Amount(f *Figure, row int) (Amount, bool) {
+	if s.applies(f, row) != nil {
+		return Amount{}, false
+	}
+	account := f.account(s, row)
+	a := Amount{Figure: f, Owner: OwnerNode, Bytes: account.value(s)}
+	if f.Scope == ScopeCgroup {
+		a.Owner = s.Rows[row].ID
+	}
+	if f.published != nil {
+		a.Published = f.published(s, row)
+	}
+	return a, true
 }
 
 // applies tells whether a row has a figure.

@@ -100,6 +100,19 @@ func (k Kind) String() string {
 // Words is the kind as a person says it, such as "inactive page cache".
 func (k Kind) Words() string { return kinds[k].words }
 
+// KindSet is a set of kinds.
+type KindSet uint32
+
+// Has tells whether a kind is in the set.
+func (s KindSet) Has(k Kind) bool { return s&(1<<k) != 0 }
+
+// add puts a kind into the set if that is so.
+func (s *KindSet) add(k Kind, is bool) {
+	if is {
+		*s |= 1 << k
+	}
+}
+
 // Cells is one row's bytes by kind. A cell can be negative: counters are read one after another while memory moves, and a
 // child can for a moment exceed its parent.
 type Cells [NumKinds]int64

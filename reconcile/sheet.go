@@ -29,6 +29,8 @@ type Sheet struct {
 	Total int64
 	// TotalKnown tells that Total is MemTotal.
 	TotalKnown bool
+	// Kinds are the kinds that /proc tells apart on this node, see Row.Kinds; none where /proc/meminfo could not be read.
+	Kinds KindSet
 	// Rows holds the cgroups in the order of the snapshot (row i is cgroup i), then the owners that are no cgroups.
 	Rows []Row
 	// Skew is how many bytes changed their column between the reading's first and last look at /proc/meminfo: how far
@@ -56,6 +58,9 @@ type Row struct {
 	Children int
 	// Known tells which parts of a cgroup could be read.
 	Known Known
+	// Kinds are the kinds that a cgroup's files tell apart on this kernel. Any other cell of All is zero because nothing
+	// says more, and its bytes stand in another kind or in the residual.
+	Kinds KindSet
 }
 
 // Known tells what a row rests on.
@@ -119,10 +124,12 @@ func (s *Sheet) addCgroups() {
 		c := &s.snap.Cgroups[i]
 		row := Row{ID: c.Path, Parent: int(c.Parent), Cgroup: i}
 		if cells, ok := layouts.cells(c); ok {
-			row.All, row.Known = cells, KnownStat
+			row.All, row.Known, row.Kinds = cells, KnownStat, layouts.kinds
+			row.Kinds.add(KernelUnsplit, !c.KernelUsage.IsAbsent())
 		}
 		if usage, ok := c.Usage.Get(); ok {
 			row.Known |= KnownUsage
+			row.Kinds.add(Residual, row.Known&KnownStat != 0)
 			row.All[Residual] = int64(usage) - row.All.Sum()
 		}
 		s.Rows = append(s.Rows, row)
@@ -166,6 +173,10 @@ func (s *Sheet) closeNode() {
 		return
 	}
 	s.Total, s.TotalKnown = cols.total, true
+	s.Kinds = nodeKinds(&s.snap.Host)
+	for i := range s.snap.Cgroups {
+		s.Kinds.add(Sock, s.Rows[i].Kinds.Has(Sock))
+	}
 	root.Own = Cells{}
 	for k := Anon; k <= FileOther; k++ {
 		root.Own[k] = cols.cells[k] - charged[k]
@@ -208,9 +219,10 @@ func (s *Sheet) chargedZswap() int64 {
 // layouts turns memory.stat into cells. Few different layouts exist on a node, so where each key stands is looked up once
 // for each.
 type layouts struct {
-	v1   bool
-	keys *snapshot.Keys
-	at   positions
+	v1    bool
+	keys  *snapshot.Keys
+	at    positions
+	kinds KindSet
 }
 
 // positions are the indexes of the keys that the cells need, -1 for an absent one.
@@ -226,8 +238,8 @@ func (l *layouts) positions(keys *snapshot.Keys) *positions {
 		return &l.at
 	}
 	l.keys = keys
+	at := keys.Index
 	if l.v1 {
-		at := keys.Index
 		l.at = positions{
 			anon: at("total_rss"), file: at("total_cache"), swapCached: at("total_swapcached"), shmem: at("total_shmem"),
 			activeAnon: at("total_active_anon"), inactiveAnon: at("total_inactive_anon"),
@@ -235,18 +247,32 @@ func (l *layouts) positions(keys *snapshot.Keys) *positions {
 			kernel: -1, slabReclaimable: -1, slabUnreclaimable: -1, kernelStack: -1,
 			pageTables: -1, secPageTables: -1, percpu: -1, vmalloc: -1, sock: -1, hugetlb: -1,
 		}
-		return &l.at
+	} else {
+		l.at = positions{
+			anon: at("anon"), file: at("file"), swapCached: at("swapcached"), shmem: at("shmem"),
+			activeAnon: at("active_anon"), inactiveAnon: at("inactive_anon"),
+			activeFile: at("active_file"), inactiveFile: at("inactive_file"), unevictable: at("unevictable"),
+			kernel: at("kernel"), slabReclaimable: at("slab_reclaimable"), slabUnreclaimable: at("slab_unreclaimable"),
+			kernelStack: at("kernel_stack"), pageTables: at("pagetables"), secPageTables: at("sec_pagetables"),
+			percpu: at("percpu"), vmalloc: at("vmalloc"), sock: at("sock"), hugetlb: at("hugetlb"),
+		}
 	}
-	at := keys.Index
-	l.at = positions{
-		anon: at("anon"), file: at("file"), swapCached: at("swapcached"), shmem: at("shmem"),
-		activeAnon: at("active_anon"), inactiveAnon: at("inactive_anon"),
-		activeFile: at("active_file"), inactiveFile: at("inactive_file"), unevictable: at("unevictable"),
-		kernel: at("kernel"), slabReclaimable: at("slab_reclaimable"), slabUnreclaimable: at("slab_unreclaimable"),
-		kernelStack: at("kernel_stack"), pageTables: at("pagetables"), secPageTables: at("sec_pagetables"),
-		percpu: at("percpu"), vmalloc: at("vmalloc"), sock: at("sock"), hugetlb: at("hugetlb"),
-	}
+	l.kinds = l.at.kinds()
 	return &l.at
+}
+
+// kinds are those that have a key.
+func (at *positions) kinds() KindSet {
+	var s KindSet
+	for k, i := range [NumKinds]int{
+		Anon: at.anon, AnonUnmapped: at.activeAnon, Shmem: at.shmem, FileActive: at.activeFile, FileInactive: at.inactiveFile,
+		FileOther: at.activeFile, SlabReclaimable: at.slabReclaimable, SlabUnreclaimable: at.slabUnreclaimable,
+		KernelStack: at.kernelStack, PageTables: at.pageTables, Percpu: at.percpu, Vmalloc: at.vmalloc, KernelOther: at.kernel,
+		KernelUnsplit: -1, Sock: at.sock, Hugetlb: at.hugetlb, Free: -1, FreePerCPU: -1, Residual: -1,
+	} {
+		s.add(Kind(k), i >= 0)
+	}
+	return s
 }
 
 // cells are a cgroup's hierarchical cells without the residual, and whether its memory.stat could be read at all. A key
@@ -342,6 +368,28 @@ func columns(h *snapshot.Host, m *snapshot.Meminfo) (nodeColumns, bool) {
 		c.cells[FreePerCPU] += get(h.Zones[i].PerCPUFree) * int64(h.PageSize)
 	}
 	return c, true
+}
+
+// nodeKinds are the kinds that meminfo and zoneinfo have something to say of.
+func nodeKinds(h *snapshot.Host) KindSet {
+	m := &h.Meminfo
+	vmalloc, _ := m.VmallocUsed.Get()
+	lists := false
+	for i := range h.Zones {
+		lists = lists || !h.Zones[i].PerCPUFree.IsAbsent()
+	}
+	var s KindSet
+	for k, v := range [NumKinds]snapshot.Value{
+		Anon: m.AnonPages, AnonUnmapped: m.ActiveAnon, Shmem: m.Shmem, FileActive: m.ActiveFile, FileInactive: m.InactiveFile,
+		FileOther: m.Cached, SlabReclaimable: m.SReclaimable, SlabUnreclaimable: m.SUnreclaim, KernelStack: m.KernelStack,
+		PageTables: m.PageTables, Percpu: m.Percpu, Hugetlb: m.HugePagesTotal, Free: m.MemFree, Residual: m.MemTotal,
+	} {
+		s.add(Kind(k), !v.IsAbsent())
+	}
+	s.add(Vmalloc, vmalloc > 0)
+	s.add(KernelOther, !m.Zswap.IsAbsent() || !m.Bounce.IsAbsent() || !m.HardwareCorrupted.IsAbsent())
+	s.add(FreePerCPU, lists)
+	return s
 }
 
 // skew is half the sum of what each column gained or lost between the two readings of meminfo: a byte that moves leaves one

@@ -20,13 +20,13 @@ type Cgroup struct {
 	KernelUsage Value `json:"kernel_usage_bytes,omitzero"`
 	// Events is v2's memory.events: how often, in the cgroup and its descendants.
 	Events Stat `json:"events,omitzero"`
-	// OOMControl is v1's memory.oom_control. Its oom_kill counts the cgroup's own kills, not its descendants'.
-	OOMControl Stat `json:"oom_control,omitzero"`
 
 	// What follows moves slowly or matters less from one second to the next, and is read less often.
 
 	// EventsLocal is v2's memory.events.local (Linux 5.2): the cgroup's own limit only.
 	EventsLocal Stat `json:"events_local,omitzero"`
+	// OOMControl is v1's memory.oom_control. Its oom_kill counts the cgroup's own kills, not its descendants'.
+	OOMControl Stat `json:"oom_control,omitzero"`
 	// Max, the hard limit in bytes: v2 memory.max, v1 memory.limit_in_bytes.
 	Max Value `json:"max_bytes,omitzero"`
 	// High, the throttling limit in bytes: v2 memory.high.

@@ -77,14 +77,18 @@ func (s Stat) MarshalJSON() ([]byte, error) {
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = strconv.AppendQuote(b, name)
+		quoted, err := json.Marshal(name) // a file that is no kernel's may have any bytes for a key
+		if err != nil {
+			return nil, err
+		}
+		b = append(b, quoted...)
 		b = append(b, ':')
 		b = strconv.AppendUint(b, s.Values[i], 10)
 	}
 	return append(b, '}'), nil
 }
 
-// UnmarshalJSON reads what MarshalJSON writes. Each Stat read so has a layout of its own; Share makes equal ones one.
+// UnmarshalJSON reads what MarshalJSON writes. Each Stat read so has a layout of its own; Decode makes equal ones one.
 func (s *Stat) UnmarshalJSON(b []byte) error {
 	*s = Stat{}
 	if bytes.Equal(b, []byte("null")) {

@@ -11,7 +11,7 @@ import (
 type bridgeCommand struct {
 	sourceFlags
 	First  string `arg:"" name:"from" help:"A figure's id (memrecon figures lists them), with @PATH behind it for another owner than --owner."`
-	Second string `arg:"" name:"to" name:"to" help:"The figure to get to, likewise."`
+	Second string `arg:"" name:"to" help:"The figure to get to, likewise."`
 	Owner  string `default:"/" placeholder:"PATH" help:"The cgroup whose figures these are; a figure of the node needs none (${default})."`
 	Output output `short:"o" enum:"text,json,yaml" default:"text" help:"text, json or yaml (${default})."`
 }

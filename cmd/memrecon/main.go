@@ -16,6 +16,8 @@ type cli struct {
 	Report  reportCommand  `cmd:"" help:"Print where the memory of this node is and why the usual figures differ."`
 	Figures figuresCommand `cmd:"" help:"List the figures that memrecon knows, with their values on this node."`
 	Bridge  bridgeCommand  `cmd:"" help:"Explain the difference between two figures, to the byte."`
+	Agent   agentCommand   `cmd:"" help:"Keep watching: metrics and an API over HTTP, a report on standard output now and then."`
+	Metrics metricsCommand `cmd:"" hidden:"" help:"Print the reference of the agent's metrics."`
 
 	Version    versionCommand            `cmd:"" help:"Print the version."`
 	Completion kongcompletion.Completion `cmd:"" help:"Print what a shell needs to complete memrecon's commands."`

@@ -63,5 +63,6 @@ func (f *hostFlags) collect() (*reconcile.Sheet, error) {
 		return nil, err
 	}
 	defer func() { _ = c.Close() }()
+	c.Collect() // finds and opens everything, so that the next round reads it all within milliseconds
 	return c.Collect().Sheet, nil
 }

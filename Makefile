@@ -1,0 +1,94 @@
+# What can be done with memrecon. `make run` needs only Go and make; `make test` gets what else the tests need.
+
+# Static binaries that say nothing of the machine they were built on. The version comes from here and not from Go's own
+# stamping, which fails where git refuses the folder (owned by somebody else, as in many containers).
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
+BUILD   := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)"
+
+# Packages whose tests named TestReal... make cgroups of their own. They also run in guests, see test-kernel.
+KERNEL_TESTS := ./cgroup
+
+FUZZTIME ?= 10s
+
+# What tools/deps unpacks stands behind what is installed.
+export PATH := $(PATH):$(CURDIR)/.cache/bin
+
+.PHONY: help
+help: ## Show this.
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+.PHONY: build
+build: ## Build bin/memrecon.
+	$(BUILD) -o bin/memrecon ./cmd/memrecon
+
+.PHONY: run
+run: build ## Build it and print the full report of this machine.
+	bin/memrecon report
+
+.PHONY: deps
+deps:
+	tools/deps
+
+.PHONY: test
+test: deps docs-check test-kernel ## Run all tests; installs what they need (Debian, root).
+	go vet ./...
+	go vet -C bench ./...
+	go test -race ./...
+
+.PHONY: test-kernel
+test-kernel: deps bin/guest ## Run the TestReal... tests in a guest with cgroup v2 and in one with v1.
+	@set -e; for package in $(KERNEL_TESTS); do \
+		test=bin/$$(basename $$package).test; \
+		CGO_ENABLED=0 go test -c -o $$test $$package; \
+		go test -list '^TestReal' $$package | grep -q ^Test || { echo "$$package has no TestReal: see KERNEL_TESTS" >&2; exit 1; }; \
+		for version in v2 v1; do \
+			MEMRECON_REQUIRE_ALL=1 bin/guest -cgroup $$version -- $$test -test.run '^TestReal' -test.v; \
+		done; \
+	done
+
+.PHONY: bin/guest
+bin/guest:
+	@CGO_ENABLED=0 go build -o $@ ./guest
+
+.PHONY: fuzz
+fuzz: ## Run each fuzz target for FUZZTIME (10s).
+	@set -e; for package in $$(go list ./...); do \
+		for target in $$(go test -list '^Fuzz' $$package | grep '^Fuzz'); do \
+			go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$package; \
+		done; \
+	done
+
+.PHONY: bench
+bench: build ## Measure what reading a node costs, beside the floor and other libraries (root).
+	go run -C bench . -memrecon $(CURDIR)/bin/memrecon
+
+# The linter has a go.mod of its own: in the product's, its two hundred dependencies would have a say in which versions the
+# product is built with.
+bin/golangci-lint: tools/go.mod tools/go.sum
+	go build -C tools -o ../$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+.PHONY: lint
+lint: bin/golangci-lint ## Run the linter, which also holds the architecture.
+	bin/golangci-lint run
+	cd bench && ../bin/golangci-lint run
+
+.PHONY: fmt
+fmt: bin/golangci-lint ## Format the code.
+	bin/golangci-lint fmt
+	cd bench && ../bin/golangci-lint fmt
+
+.PHONY: docs
+docs: ## Write the documents that come from the code.
+	go generate ./...
+
+.PHONY: docs-check
+docs-check: # That the documents are what the code says; where they are not, it has just written them.
+	@before=$$(mktemp -d) && trap "rm -rf $$before" EXIT && cp -r docs $$before && $(MAKE) -s docs && diff -ru $$before/docs docs || \
+		{ echo "docs/ was not what the code says. It is now: commit it." >&2; exit 1; }
+
+.PHONY: image
+image: ## Build the container image memrecon:VERSION with docker, podman or buildah.
+	@for builder in docker podman buildah; do \
+		if $$builder info >/dev/null 2>&1; then exec $$builder build --build-arg VERSION=$(VERSION) -t memrecon:$(or $(VERSION),latest) .; fi; \
+	done; \
+	echo "image: none of docker, podman and buildah works here (docker info says why): install one, or start its daemon" >&2; exit 1

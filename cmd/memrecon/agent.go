@@ -1,0 +1,168 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/memrecon/memrecon/collector"
+	"github.com/memrecon/memrecon/exporter"
+	"github.com/memrecon/memrecon/report"
+	"github.com/memrecon/memrecon/snapshot"
+)
+
+type agentCommand struct {
+	hostFlags
+	Interval         time.Duration    `default:"1s" help:"How often the node is read, 100ms or more (${default})."`
+	ReportInterval   time.Duration    `default:"5m" help:"How often a report goes to standard output, 0 for never (${default})."`
+	LogFormat        string           `name:"log.format" default:"text" placeholder:"FORMAT" help:"text: reports on standard output, the log on standard error; json: both on standard output, one object a line (${default})."`
+	LogLevel         slog.Level       `name:"log.level" default:"info" placeholder:"LEVEL" help:"debug, info, warn or error (${default})."`
+	ListenAddresses  []string         `name:"web.listen-address" default:":19110" placeholder:"[HOST]:PORT" help:"Where to serve HTTP; may be given more than once (${default})."`
+	WebConfig        string           `name:"web.config.file" placeholder:"FILE" help:"TLS and passwords, in the form of Prometheus' exporter-toolkit."`
+	MetricsClasses   []snapshot.Class `name:"metrics.classes" default:"container,pod,qos,kubepods,slice" placeholder:"CLASS" help:"The classes of cgroups with metrics of their own: also service, scope, root, cgroup (any other), or all (${default})."`
+	MetricsMaxGroups int              `name:"metrics.max-cgroups" default:"2000" placeholder:"N" help:"How many cgroups have metrics at most, those with the highest usage (${default})."`
+}
+
+// minInterval keeps memrecon from being the load that it measures.
+const minInterval = 100 * time.Millisecond
+
+// allClasses stands for every class in --metrics.classes.
+const allClasses = "all"
+
+func classes() []snapshot.Class {
+	return []snapshot.Class{
+		snapshot.ClassContainer, snapshot.ClassPod, snapshot.ClassQoS, snapshot.ClassKubepods, snapshot.ClassSlice,
+		snapshot.ClassService, snapshot.ClassScope, snapshot.ClassRoot, snapshot.ClassOther,
+	}
+}
+
+// gcPercent is how far the heap may grow before garbage is collected, unless GOGC says otherwise: a snapshot a second makes
+// little garbage that is quickly collected, and what the agent keeps resident matters more.
+const gcPercent = 25
+
+// Validate finds everything that is wrong with the flags.
+func (c *agentCommand) Validate() error {
+	var errs []error
+	if c.Interval < minInterval {
+		errs = append(errs, fmt.Errorf("--interval %s: at least %s", c.Interval, minInterval))
+	}
+	if c.ReportInterval < 0 {
+		errs = append(errs, fmt.Errorf("--report-interval %s: 0 or more", c.ReportInterval))
+	}
+	if c.LogFormat != "text" && c.LogFormat != "json" {
+		errs = append(errs, fmt.Errorf("--log.format %s: text or json", c.LogFormat))
+	}
+	for _, class := range c.MetricsClasses {
+		if class != allClasses && !slices.Contains(classes(), class) {
+			errs = append(errs, fmt.Errorf("--metrics.classes %s: one of %v or %s", class, classes(), allClasses))
+		}
+	}
+	if c.MetricsMaxGroups < 0 {
+		errs = append(errs, fmt.Errorf("--metrics.max-cgroups %d: 0 or more", c.MetricsMaxGroups))
+	}
+	return errors.Join(errs...)
+}
+
+// Run watches the node until it is told to stop.
+func (c *agentCommand) Run(stdout io.Writer, k *kong.Context) error {
+	logger := slog.New(slog.NewTextHandler(k.Stderr, &slog.HandlerOptions{Level: c.LogLevel}))
+	if c.LogFormat == "json" {
+		logger = slog.New(slog.NewJSONHandler(stdout, &slog.HandlerOptions{Level: c.LogLevel}))
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends it at once
+
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
+	exported := c.MetricsClasses
+	if slices.Contains(exported, allClasses) {
+		exported = classes()
+	}
+	server, err := exporter.Listen(c.ListenAddresses, c.WebConfig, logger)
+	if err != nil {
+		return err
+	}
+	config := c.config()
+	config.Logger = logger
+	node, err := collector.Open(config)
+	if err != nil {
+		return err
+	}
+	handler, err := exporter.NewHandler(exporter.Config{
+		Latest: node.Latest, Interval: c.Interval, Classes: exported, MaxCgroups: c.MetricsMaxGroups, Version: buildVersion(), Logger: logger,
+	})
+	if err != nil {
+		return err
+	}
+	logger.Info("memrecon agent starts", "version", buildVersion(), "interval", c.Interval, "report_interval", c.ReportInterval)
+
+	due, done := make(chan *collector.Result, 1), make(chan struct{})
+	go func() {
+		defer close(due)
+		node.Run(ctx, c.Interval, c.schedule(due))
+	}()
+	go func() {
+		defer close(done)
+		for result := range due {
+			if err := c.report(stdout, result); err != nil {
+				logger.Error("cannot write the report", "error", err)
+			}
+		}
+	}()
+	err = server.Serve(ctx, handler)
+	stop()
+	select {
+	case <-done:
+		err = errors.Join(err, node.Close())
+	case <-time.After(time.Second):
+		logger.Warn("a read of the node, or the report to standard output, hangs; leaving it behind")
+	}
+	logger.Info("memrecon agent stops")
+	return err
+}
+
+// schedule takes every result and passes on those that are to be reported. It drops one that is due while the one before it
+// is still being written, so that a stuck standard output does not stop the reading.
+func (c *agentCommand) schedule(due chan<- *collector.Result) func(*collector.Result) {
+	var next time.Time
+	return func(r *collector.Result) {
+		if c.ReportInterval == 0 || r.Finished.Before(next) {
+			return
+		}
+		select {
+		case due <- r:
+			next = r.Finished.Add(c.ReportInterval)
+		default:
+		}
+	}
+}
+
+// report writes one report, at once, so that it and the lines of the log do not mix.
+func (c *agentCommand) report(w io.Writer, r *collector.Result) error {
+	var b bytes.Buffer
+	var err error
+	if c.LogFormat == "json" {
+		err = json.NewEncoder(&b).Encode(report.NewDocument(r.Sheet))
+	} else {
+		err = report.Text(&b, r.Sheet, report.Options{Rows: 12})
+	}
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(b.Bytes())
+	return err
+}
