@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -134,7 +135,7 @@ func fetch(url string) (status int, body string) {
 // The agent as a process.
 func TestAgent(t *testing.T) {
 	program := filepath.Join(t.TempDir(), "memrecon")
-	if out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", "build", "-buildvcs=false", "-o", program, ".").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	t.Run("watches this machine", func(t *testing.T) { agentWatches(t, program) })
@@ -164,7 +165,8 @@ func agentWatches(t *testing.T, program string) {
 	})
 	taken := strings.TrimPrefix(a.url, "http://")
 	out, err := exec.Command(program, "agent", "--web.listen-address="+taken).CombinedOutput()
-	if exit, ok := err.(*exec.ExitError); !ok || exit.ExitCode() != exitFailed || !strings.Contains(string(out), taken+" is in use") {
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != exitFailed || !strings.Contains(string(out), taken+" is in use") {
 		t.Errorf("a second agent on the same port: %v\n%s", err, out)
 	}
 	a.stop(t, 2*time.Second)
@@ -310,8 +312,8 @@ func TestAgentFlags(t *testing.T) {
 		want []string
 	}{
 		{
-			[]string{"--interval=99ms", "--report-interval=-1s", "--log.format=xml", "--metrics.classes=pod,nonsense", "--metrics.max-cgroups=-1"},
-			[]string{"--interval 99ms", "--report-interval -1s", "--log.format xml", "--metrics.classes nonsense", "--metrics.max-cgroups -1"},
+			[]string{"--interval=99ms", "--report-interval=-1s", "--log.format=xml", "--metrics.classes=pod,nonsense", "--metrics.max-cgroups=-1", "--web.listen-address=localhost"},
+			[]string{"--interval 99ms", "--report-interval -1s", "--log.format xml", "--metrics.classes nonsense", "--metrics.max-cgroups -1", "--web.listen-address localhost"},
 		},
 		{[]string{"--interval=soon"}, []string{"--interval"}},
 		{[]string{"--log.level=loud"}, []string{"--log.level"}},
