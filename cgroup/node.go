@@ -254,15 +254,17 @@ func (r *Reader) relist(n *node) bool {
 	return same && r.list(n, dir, links)
 }
 
-// check lists a folder without a sign of a change, and counts what the signs had missed. A new cgroup is not missed where
-// another is gone from the same folder: the read of that one would have led to it.
+// check lists a folder without a sign of a change, and counts what the signs had missed. That is not a cgroup made while the
+// folder was listed, nor one in the place of another that is gone: the read of that one would have led to it.
 func (r *Reader) check(n *node, dir int, links uint64) bool {
 	appeared, vanished := r.stats.Appeared, r.stats.Vanished
-	ok := r.list(n, dir, links)
-	if r.stats.Vanished == vanished {
+	if !r.list(n, dir, links) {
+		return false
+	}
+	if after, _ := r.links(n, dir); after == links && r.stats.Vanished == vanished {
 		r.stats.Missed += r.stats.Appeared - appeared
 	}
-	return ok
+	return true
 }
 
 // list finds the children of a cgroup. links is its folder's link count from before. It is false where the cgroup is gone.
