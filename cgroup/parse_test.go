@@ -71,6 +71,11 @@ func TestParseStatSharesLayouts(t *testing.T) {
 	if values != &a.Values[0] || *values != 5 {
 		t.Error("the memory of the values is not used again")
 	}
+	if n := testing.AllocsPerRun(10, func() {
+		l.parseStat(&snapshot.Stat{}, []byte("anon 1\nkernel 2\n"))
+	}); n > 1 {
+		t.Errorf("%v allocations for a new cgroup of a known layout, want that of its values", n)
+	}
 }
 
 func TestParseValue(t *testing.T) {
