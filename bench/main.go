@@ -26,7 +26,7 @@ func main() {
 	child := flag.String("contender", "", "what this process is to run; for bench itself")
 	top := flag.String("top", "", "the top of the tree that the contender reads; for bench itself")
 	flag.Parse()
-	err := error(nil)
+	var err error
 	if *child != "" {
 		err = serve(*child, *top)
 	} else {
@@ -76,12 +76,18 @@ func measure(h cgroup.Hierarchy, n, rounds int, binary string) ([]float64, error
 	}()
 	defer func() { signal.Stop(interrupted); close(interrupted); t.remove() }()
 
-	processes := make([]*process, len(contenders))
+	var processes []*process
+	defer func() {
+		for _, p := range processes {
+			p.stop()
+		}
+	}()
 	for i := range contenders {
-		if processes[i], err = start(contenders[i].id, t.top); err != nil {
+		p, err := start(contenders[i].id, t.top)
+		if err != nil {
 			return nil, err
 		}
-		defer processes[i].stop()
+		processes = append(processes, p)
 	}
 	for round := range rounds + 1 {
 		for i, p := range processes {
@@ -155,7 +161,7 @@ func makeTree(h cgroup.Hierarchy, n int) (*tree, error) {
 
 func (t *tree) remove() {
 	for _, dir := range slices.Backward(t.dirs) {
-		if err := syscall.Rmdir(dir); err != nil && err != syscall.ENOENT { //nolint:errorlint // an errno
+		if err := syscall.Rmdir(dir); err != nil && err != syscall.ENOENT {
 			fmt.Fprintf(os.Stderr, "bench: %s stays behind: %v\n", dir, err)
 		}
 	}

@@ -38,14 +38,14 @@ func BenchmarkScrape(b *testing.B) {
 				b.ReportAllocs()
 				var n int64
 				for b.Loop() {
-					req, _ := http.NewRequest("GET", server.URL+"/metrics", nil)
+					req, _ := http.NewRequest(http.MethodGet, server.URL+"/metrics", nil)
 					req.Header.Set("Accept-Encoding", encoding)
 					resp, err := http.DefaultClient.Do(req)
 					if err != nil {
 						b.Fatal(err)
 					}
 					n, err = io.Copy(io.Discard, resp.Body)
-					if err != nil || resp.StatusCode != 200 {
+					if err != nil || resp.StatusCode != http.StatusOK {
 						b.Fatal(err, resp.Status)
 					}
 					_ = resp.Body.Close()

@@ -96,7 +96,8 @@ func madeNode(mode snapshot.Mode, pods int) *snapshot.Snapshot {
 			add(pod, path+"/"+id, 1, snapshot.Identity{Class: snapshot.ClassContainer, QoS: snapshot.Guaranteed, PodUID: uid, ContainerID: id})
 		}
 	}
-	service := add(root, "/ssh.service", 0, snapshot.Identity{Class: snapshot.ClassService, Unit: "ssh.service"})
+	// Behind its siblings' children in the snapshot, before them by path.
+	service := add(root, "/kubepods-log.service", 0, snapshot.Identity{Class: snapshot.ClassService, Unit: "kubepods-log.service"})
 	s.Cgroups[service].Usage = of(0)
 	s.Sweep.Cgroups = len(s.Cgroups)
 	return s

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"google.golang.org/protobuf/proto"
@@ -213,6 +214,33 @@ func TestConcurrentScrapes(t *testing.T) {
 		})
 	}
 	all.Wait()
+}
+
+// A scrape shows nothing of the ones before it.
+func TestScrapesAreIndependent(t *testing.T) {
+	results := []*collector.Result{result(madeNode(snapshot.V2, 3)), result(madeNode(snapshot.V1, 1)), result(madeNode(snapshot.V2, 2))}
+	var latest *collector.Result
+	c := config(nil)
+	c.Latest = func() *collector.Result { return latest }
+	used, err := newGatherer(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	scrape := func(g *gatherer) string {
+		g.now = func() time.Time { return noon }
+		g.process = prometheus.NewRegistry()
+		return get(scrapes(g, c.Logger), "/metrics").Body.String()
+	}
+	for i := range 6 {
+		latest = results[i%len(results)]
+		fresh, err := newGatherer(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := scrape(used), scrape(fresh); got != want {
+			t.Fatalf("scrape %d is\n%s\nwant\n%s", i, got, want)
+		}
+	}
 }
 
 // A long-lived agent's scrapes leave nothing behind.

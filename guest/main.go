@@ -50,7 +50,7 @@ func hostMain() int {
 	flag.StringVar(&g.kernel, "kernel", ".cache/vmlinuz", "the kernel `image` to boot")
 	flag.StringVar(&g.cgroup, "cgroup", "v2", "the cgroup `version` that has the controllers, v1 or v2")
 	flag.IntVar(&g.memoryMiB, "memory", 512, "the guest's memory in `MiB`")
-	limit := flag.Duration("limit", 2*time.Minute, "`how long` the guest may take")
+	limit := flag.Duration("limit", 5*time.Minute, "`how long` the guest may take")
 	flag.Usage = func() {
 		fmt.Fprintln(flag.CommandLine.Output(), "usage: guest [flags] -- PROGRAM [ARGUMENT...]")
 		flag.PrintDefaults()

@@ -11,7 +11,7 @@ var owners = map[string]struct {
 	class snapshot.Class
 	name  string
 }{
-	OwnerKernel:     {"kernel", "kernel memory charged to no cgroup"},
+	OwnerKernel:     {"kernel", "kernel, charged to no cgroup"},
 	OwnerFree:       {"free", "free"},
 	OwnerFreePerCPU: {"free", "free, on per-CPU lists"},
 	OwnerHugePages:  {"huge-pages", "huge page pools"},

@@ -302,3 +302,51 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 		}
 	}
 }
+
+// A kind that the kernel's files do not tell apart is not known to be zero.
+func TestKinds(t *testing.T) {
+	v1 := v2Node()
+	v1.Mode = snapshot.V1
+	v1.Cgroups[1].KernelUsage = snapshot.Of(11 * mi)
+	v1.Cgroups[1].Stat = keyed("total_rss", 100*mi, "total_cache", 60*mi, "total_inactive_file", 30*mi, "total_active_file", 10*mi)
+	noStat := v2Node()
+	noStat.Cgroups[1].Stat = snapshot.Stat{}
+	for _, tt := range []struct {
+		name        string
+		set         reconcile.KindSet
+		has, hasNot []reconcile.Kind
+	}{
+		{
+			"v2", reconcile.New(v2Node()).Rows[1].Kinds,
+			[]reconcile.Kind{reconcile.Anon, reconcile.AnonUnmapped, reconcile.FileOther, reconcile.Vmalloc, reconcile.KernelOther, reconcile.Sock, reconcile.Residual},
+			[]reconcile.Kind{reconcile.KernelUnsplit, reconcile.Hugetlb, reconcile.Free, reconcile.FreePerCPU},
+		},
+		{
+			"v2 with few keys", reconcile.New(v2Node()).Rows[2].Kinds,
+			[]reconcile.Kind{reconcile.Anon, reconcile.Shmem, reconcile.KernelOther, reconcile.Residual},
+			[]reconcile.Kind{reconcile.Sock, reconcile.SlabReclaimable, reconcile.PageTables},
+		},
+		{
+			"v1", reconcile.New(v1).Rows[1].Kinds,
+			[]reconcile.Kind{reconcile.Anon, reconcile.FileActive, reconcile.FileInactive, reconcile.KernelUnsplit, reconcile.Residual},
+			[]reconcile.Kind{reconcile.AnonUnmapped, reconcile.Shmem, reconcile.KernelOther, reconcile.Sock},
+		},
+		{"no memory.stat", reconcile.New(noStat).Rows[1].Kinds, nil, []reconcile.Kind{reconcile.Anon, reconcile.Residual}},
+		{
+			"node", reconcile.New(v2Node()).Kinds,
+			[]reconcile.Kind{reconcile.Anon, reconcile.Free, reconcile.FreePerCPU, reconcile.Vmalloc, reconcile.Sock, reconcile.Residual},
+			[]reconcile.Kind{reconcile.KernelUnsplit, reconcile.KernelOther}, // of the latter's keys meminfo has none
+		},
+	} {
+		for _, k := range tt.has {
+			if !tt.set.Has(k) {
+				t.Errorf("%s: %s is not known", tt.name, k)
+			}
+		}
+		for _, k := range tt.hasNot {
+			if tt.set.Has(k) {
+				t.Errorf("%s: %s is known", tt.name, k)
+			}
+		}
+	}
+}

@@ -64,7 +64,7 @@ func decode(r io.Reader, limit int64) (*Snapshot, error) {
 		return nil, fmt.Errorf("the capture is damaged; copy or make it again: %w", err)
 	}
 	for i, cg := range c.Cgroups {
-		if cg.Parent < -1 || int(cg.Parent) >= i {
+		if parent := int(cg.Parent); parent >= i || parent < min(0, i-1) {
 			return nil, fmt.Errorf("the capture is damaged: cgroup %q has no parent before it", cg.Path)
 		}
 	}

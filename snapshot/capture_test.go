@@ -60,7 +60,7 @@ func anySnapshot(t *rapid.T) *Snapshot {
 	}
 	for i := range rapid.IntRange(1, 5).Draw(t, "cgroups") {
 		s.Cgroups = append(s.Cgroups, Cgroup{
-			Path: "/" + rapid.String().Draw(t, "path"), Parent: int32(rapid.IntRange(-1, i-1).Draw(t, "parent")),
+			Path: "/" + rapid.String().Draw(t, "path"), Parent: int32(rapid.IntRange(min(0, i-1), max(-1, i-1)).Draw(t, "parent")),
 			Inode: rapid.Uint64().Draw(t, "inode"), Identity: Identity{Class: ClassPod, PodUID: "x"},
 			Usage: value("usage"), Max: value("max"), Stat: stat("stat"), Events: stat("events"),
 			EventsLocal: stat("local"), OOMControl: stat("oom control"), Pressure: Pressure{Some: line("cgroup")},
@@ -145,6 +145,7 @@ func TestDecodeRefuses(t *testing.T) {
 		{"wrong type", gzipped(head + `"node":5}`), "damaged"},
 		{"wrong value", gzipped(head + `"cgroups":[{"path":"/","parent":-1,"usage_bytes":"much"}]}`), "damaged"},
 		{"parent behind", gzipped(head + `"cgroups":[{"path":"/","parent":-1},{"path":"/a","parent":1}]}`), `"/a" has no parent`},
+		{"second root", gzipped(head + `"cgroups":[{"path":"/","parent":-1},{"path":"/a","parent":-1}]}`), `"/a" has no parent`},
 		{"parent before all", gzipped(head + `"cgroups":[{"path":"/","parent":-2}]}`), `"/" has no parent`},
 		{"bomb", gzipped(head + `"node":"` + strings.Repeat("a", 2<<20) + `"}`), "larger than 1 MiB"},
 		{"bomb behind the end", gzipped(head + `"node":"a"}` + strings.Repeat(" ", 2<<20)), "larger than 1 MiB"},

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -23,6 +24,7 @@ import (
 	"github.com/memrecon/memrecon/snapshot"
 )
 
+// The default port is beyond 9100 to 9999, which are all given to other exporters on Prometheus' list.
 type agentCommand struct {
 	hostFlags
 	Interval         time.Duration    `default:"1s" help:"How often the node is read, 100ms or more (${default})."`
@@ -63,6 +65,11 @@ func (c *agentCommand) Validate() error {
 	}
 	if c.LogFormat != "text" && c.LogFormat != "json" {
 		errs = append(errs, fmt.Errorf("--log.format %s: text or json", c.LogFormat))
+	}
+	for _, address := range c.ListenAddresses {
+		if _, _, err := net.SplitHostPort(address); err != nil {
+			errs = append(errs, fmt.Errorf("--web.listen-address %s: [HOST]:PORT, such as :19110 or 127.0.0.1:19110", address))
+		}
 	}
 	for _, class := range c.MetricsClasses {
 		if class != allClasses && !slices.Contains(classes(), class) {

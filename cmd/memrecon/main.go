@@ -13,12 +13,12 @@ import (
 
 // cli is the command line.
 type cli struct {
-	Report  reportCommand  `cmd:"" help:"Print where the memory of this node is and why the usual figures differ."`
-	Figures figuresCommand `cmd:"" help:"List the figures that memrecon knows, with their values on this node."`
-	Bridge  bridgeCommand  `cmd:"" help:"Explain the difference between two figures, to the byte."`
-	Agent   agentCommand   `cmd:"" help:"Keep watching: metrics and an API over HTTP, a report on standard output now and then."`
-	Metrics metricsCommand `cmd:"" hidden:"" help:"Print the reference of the agent's metrics."`
-
+	Report     reportCommand             `cmd:"" help:"Print where the memory of this node is and why the usual figures differ."`
+	Figures    figuresCommand            `cmd:"" help:"List the figures that memrecon knows, with their values on this node."`
+	Bridge     bridgeCommand             `cmd:"" help:"Explain the difference between two figures, to the byte."`
+	Capture    captureCommand            `cmd:"" help:"Save a snapshot of this node to a file, for a bug report or a later look."`
+	Agent      agentCommand              `cmd:"" help:"Keep watching: metrics and an API over HTTP, a report on standard output now and then."`
+	Metrics    metricsCommand            `cmd:"" hidden:"" help:"Print the reference of the agent's metrics."`
 	Version    versionCommand            `cmd:"" help:"Print the version."`
 	Completion kongcompletion.Completion `cmd:"" help:"Print what a shell needs to complete memrecon's commands."`
 }
@@ -54,8 +54,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	if err != nil {
 		fmt.Fprintf(stderr, "memrecon: %s\n", err)
-		var parse *kong.ParseError
-		if errors.As(err, &parse) && len(args) == 0 {
+		if parse, ok := errors.AsType[*kong.ParseError](err); ok && len(args) == 0 {
 			_ = parse.Context.PrintUsage(true)
 		} else {
 			fmt.Fprintln(stderr, "memrecon --help shows the commands, memrecon COMMAND --help their flags.")

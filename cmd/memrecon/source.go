@@ -46,7 +46,7 @@ func (f *sourceFlags) sheet() (*reconcile.Sheet, error) {
 		return nil, err
 	}
 	defer func() { _ = file.Close() }()
-	snap, err := (*snapshot.Snapshot)(nil), fmt.Errorf("later")
+	snap, err := snapshot.Decode(file)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", f.From, err)
 	}
