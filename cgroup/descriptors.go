@@ -49,6 +49,11 @@ func (d *descriptors) close(fd *int) {
 	}
 }
 
+// has tells that a folder has a file.
+func has(dir int, name string) bool {
+	return unix.Faccessat(dir, name, unix.F_OK, 0) == nil
+}
+
 // openat and pread are the system calls without what allocates: a path is bytes with their NUL, an error is a number.
 
 func openat(dir int, path []byte, flags int) (int, unix.Errno) {

@@ -368,11 +368,13 @@ func (r *Reader) lacksController(n *node) bool {
 	if r.hierarchy.Mode != snapshot.V2 {
 		return false
 	}
-	fd, errno := r.openat(r.root.dir, append(n.path[:len(n.path)-1:len(n.path)-1], "/cgroup.controllers\x00"...), unix.O_RDONLY)
-	if errno == 0 {
-		_ = unix.Close(fd) // nothing was written
+	dir, errno := r.openat(r.root.dir, n.path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW)
+	if errno != 0 {
+		return false
 	}
-	return errno == 0
+	defer func() { _ = unix.Close(dir) }() // nothing was written
+	// In this order: a folder that has the second file was there when it did not have the first.
+	return !has(dir, "memory.stat") && has(dir, "cgroup.controllers")
 }
 
 // vanish takes a cgroup that is gone, and all below it, out of the tree.
