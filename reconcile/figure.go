@@ -191,7 +191,7 @@ func Figures() []Figure {
 			ID: "node-usage", Scope: ScopeNode, Publisher: "kubelet /stats/summary node usageBytes, cAdvisor container_memory_usage_bytes{id=\"/\"}",
 			Formula: "anon + file of the root cgroup (v2), its usage_in_bytes (v1): no kernel memory, no huge pages",
 			Source:  "opencontainers/cgroups fs2 rootStatsFromMeminfo; mm/memcontrol-v1.c mem_cgroup_usage", Versions: "v1: all; v2: runc >= 1.2's library",
-			account:   func(s *Sheet, _ int) account { return node(fileKinds.and(Anon), s.nodeSwapCache()) },
+			account:   func(s *Sheet, _ int) account { return node(fileKinds.and(Anon), s.rootSwapCache()...) },
 			published: rootUsage,
 		},
 		{
@@ -199,7 +199,7 @@ func Figures() []Figure {
 			Formula: "node-usage - inactive_file of the root cgroup (v1: total_inactive_file)",
 			Source:  "cAdvisor container/libcontainer/handler.go setMemoryStats", Versions: "as node-usage",
 			account: func(s *Sheet, _ int) account {
-				return node(fileKinds.and(Anon).without(FileInactive), s.nodeSwapCache()).floor(s)
+				return node(fileKinds.and(Anon).without(FileInactive), s.rootSwapCache()...).floor(s)
 			},
 		},
 		{
@@ -241,7 +241,7 @@ func Figures() []Figure {
 			ID: "cache", Scope: ScopeCgroup, Publisher: "cAdvisor container_memory_cache",
 			Formula: "file (v2), total_cache (v1): page cache, and tmpfs as well",
 			Source:  "cAdvisor container/libcontainer/handler.go setMemoryStats", Versions: "all",
-			account:   func(s *Sheet, row int) account { return tree(row, fileKinds, s.swapCache(row)) },
+			account:   func(_ *Sheet, row int) account { return tree(row, fileKinds) },
 			published: func(s *Sheet, row int) snapshot.Value { return s.statValue(row, "file", "total_cache") },
 		},
 		{
@@ -339,18 +339,16 @@ func memAvailable(s *Sheet, _ int) account {
 	return a.floor(s)
 }
 
-// nodeSwapCache is what the root's file counts besides page cache and shared memory. The sheet has these pages as anonymous.
-func (s *Sheet) nodeSwapCache() extra {
+// rootSwapCache is what the root's usage counts besides anonymous memory, page cache and shared memory: on cgroup v1 the
+// kernel takes NR_FILE_PAGES of the whole node, with the swap cache, whose pages the sheet has as anonymous. A cgroup's own
+// counters, which is what cgroup v2 has, leave the swap cache out.
+func (s *Sheet) rootSwapCache() []extra {
 	n, _ := s.snap.Host.Meminfo.SwapCached.Get()
-	return extra{swapCacheLabel, int64(n)}
+	if n == 0 || s.snap.Mode.Files() != snapshot.V1 {
+		return nil
+	}
+	return []extra{{"swap cache, which stands in the sheet as anonymous memory", int64(n)}}
 }
-
-func (s *Sheet) swapCache(row int) extra {
-	n, _ := s.statValue(row, "swapcached", "total_swapcached").Get()
-	return extra{swapCacheLabel, int64(n)}
-}
-
-const swapCacheLabel = "swap cache, which stands in the sheet as anonymous memory"
 
 // rootUsage is the usage of the root cgroup as the kubelet gets it.
 func rootUsage(s *Sheet, _ int) snapshot.Value {

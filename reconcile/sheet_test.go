@@ -256,11 +256,27 @@ func TestFloors(t *testing.T) {
 	}
 }
 
-func TestSwapCacheIsNamed(t *testing.T) {
+// The swap cache is anonymous memory that is in no cgroup's file: mapped it is in anon, unmapped on the lists alone. Only the
+// usage of cgroup v1's root, which is the node's counters, has it in its file pages.
+func TestSwapCache(t *testing.T) {
 	snap := quiet()
 	snap.Host.Meminfo.SwapCached = snapshot.Of(7 * mi)
-	snap.Cgroups[0].Stat = keyed("anon", 200*mi, "file", 307*mi)
+	snap.Cgroups[1].Stat = keyed("anon", 100*mi, "file", 60*mi, "shmem", 20*mi, "swapcached", 7*mi,
+		"inactive_anon", 125*mi, "active_anon", 0, "inactive_file", 30*mi, "active_file", 10*mi, "unevictable", 0)
 	s := reconcile.New(snap)
+	if got := cell(t, s, "/svc", reconcile.FileOther); got != 0 {
+		t.Errorf("page cache of /svc on neither list is %d, want none", got)
+	}
+	if got := cell(t, s, "/svc", reconcile.AnonUnmapped); got != 5*mi {
+		t.Errorf("unmapped anonymous memory of /svc is %d, want 5 MiB", got)
+	}
+	if got, err := s.Value("node-usage", reconcile.OwnerNode); err != nil || got != 500*mi {
+		t.Errorf("usage of the root is %d (%v), want 500 MiB without swap cache", got, err)
+	}
+
+	snap.Mode = snapshot.V1
+	snap.Cgroups = []snapshot.Cgroup{{Path: "/", Parent: -1, Usage: snapshot.Of(507 * mi), Stat: keyed("total_rss", 200*mi, "total_cache", 300*mi)}}
+	s = reconcile.New(snap)
 	b, err := s.Bridge(reconcile.Ref{Figure: "grafana-used"}, reconcile.Ref{Figure: "node-usage"})
 	if err != nil {
 		t.Fatal(err)
