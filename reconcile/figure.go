@@ -159,8 +159,9 @@ func Figures() []Figure {
 			ID: "mem-available", Scope: ScopeNode, Publisher: "/proc/meminfo, free, top, node_exporter",
 			Formula: "MemFree + page cache on both lists + reclaimable slab and other reclaimable kernel memory, less the reserve of every zone, " +
 				"and of cache and of slab each less the smaller of its half and the low watermarks",
-			Source: "mm/show_mem.c si_mem_available", Versions: "Linux >= 3.14",
-			account: memAvailable,
+			Source:   "mm/show_mem.c si_mem_available, mm/page_alloc.c calculate_totalreserve_pages",
+			Versions: "Linux >= 4.5; 3.14 to 4.4 leave the low watermarks free in place of the reserves",
+			account:  memAvailable,
 			published: func(s *Sheet, _ int) snapshot.Value {
 				return s.snap.Host.Meminfo.MemAvailable
 			},
@@ -175,14 +176,14 @@ func Figures() []Figure {
 		},
 		{
 			ID: "free-used-procps3", Scope: ScopeNode, Publisher: "free and top (procps 3); Grafana's Node Exporter Full, RAM used",
-			Formula: "MemTotal - MemFree - Buffers - Cached - SReclaimable", Source: "procps proc/sysinfo.c", Versions: "procps 3.3.10 to 3.3.17",
+			Formula: "MemTotal - MemFree - Buffers - Cached - SReclaimable", Source: "procps proc/sysinfo.c", Versions: "procps 3.3.12 to 3.3.17; 3.3.10 and 3.3.11 subtract all of Slab",
 			account: func(*Sheet, int) account {
 				return node(everything.without(Free, SlabReclaimable, Shmem, FileActive, FileInactive, FileOther))
 			},
 		},
 		{
-			ID: "grafana-used", Scope: ScopeNode, Publisher: "Grafana's Kubernetes dashboards (node-mixin), memory used",
-			Formula: "MemTotal - MemFree - Buffers - Cached", Source: "node_exporter docs/node-mixin", Versions: "node-mixin",
+			ID: "grafana-used", Scope: ScopeNode, Publisher: "Grafana's Nodes dashboard (node-mixin, kube-prometheus), memory used",
+			Formula: "MemTotal - MemFree - Buffers - Cached", Source: "node_exporter docs/node-mixin/lib/prom-mixin.libsonnet", Versions: "node-mixin",
 			account: func(*Sheet, int) account {
 				return node(everything.without(Free, Shmem, FileActive, FileInactive, FileOther))
 			},
@@ -190,7 +191,7 @@ func Figures() []Figure {
 		{
 			ID: "node-usage", Scope: ScopeNode, Publisher: "kubelet /stats/summary node usageBytes, cAdvisor container_memory_usage_bytes{id=\"/\"}",
 			Formula: "anon + file of the root cgroup (v2), its usage_in_bytes (v1): no kernel memory, no huge pages",
-			Source:  "opencontainers/cgroups fs2 rootStatsFromMeminfo; mm/memcontrol-v1.c mem_cgroup_usage", Versions: "v1: all; v2: runc >= 1.2's library",
+			Source:  "opencontainers/cgroups fs2 rootStatsFromMeminfo; mm/memcontrol-v1.c mem_cgroup_usage", Versions: "v1: Linux >= 6.4, before it without the swap cache; v2: runc >= 1.1.9's library, kubelet >= 1.29",
 			account:   func(s *Sheet, _ int) account { return node(fileKinds.and(Anon), s.rootSwapCache()...) },
 			published: rootUsage,
 		},
@@ -204,8 +205,8 @@ func Figures() []Figure {
 		},
 		{
 			ID: "node-usage-total-less-free", Scope: ScopeNode, Publisher: "kubelet /stats/summary node usageBytes on cgroup v2, older kubelets",
-			Formula: "MemTotal - MemFree", Source: "opencontainers/cgroups fs2 rootStatsFromMeminfo before commit db0bb804",
-			Versions: "v2: before runc 1.2's library",
+			Formula: "MemTotal - MemFree", Source: "opencontainers/cgroups fs2 rootStatsFromMeminfo before runc pull request 3933",
+			Versions: "v2: before runc 1.1.9's library, kubelet <= 1.28",
 			account:  func(*Sheet, int) account { return node(everything.without(Free)) },
 			published: func(s *Sheet, _ int) snapshot.Value {
 				return difference(s.snap.Host.Meminfo.MemTotal, s.snap.Host.Meminfo.MemFree)
@@ -214,7 +215,7 @@ func Figures() []Figure {
 		{
 			ID: "node-working-set-total-less-free", Scope: ScopeNode, Publisher: "kubectl top node on cgroup v2, older kubelets",
 			Formula: "MemTotal - MemFree - inactive_file of the root cgroup", Source: "cAdvisor setMemoryStats over the older root formula",
-			Versions: "v2: before runc 1.2's library",
+			Versions: "v2: before runc 1.1.9's library, kubelet <= 1.28",
 			account:  func(s *Sheet, _ int) account { return node(everything.without(Free, FileInactive)).floor(s) },
 		},
 		{
