@@ -315,8 +315,9 @@ func memAvailable(s *Sheet, _ int) account {
 		z := &h.Zones[i]
 		zoneLow, _ := z.Low.Get()
 		high, _ := z.High.Get()
+		boost, _ := z.Boost.Get()
 		managed, _ := z.Managed.Get()
-		keep := high
+		keep := high - min(boost, high) // the reserves are reckoned when nothing is boosted
 		if len(z.Protection) > 0 {
 			keep += slices.Max(z.Protection)
 		}
@@ -330,7 +331,7 @@ func memAvailable(s *Sheet, _ int) account {
 	cache := (cols[FileActive] + cols[FileInactive]) / page
 	reclaimable := cols[SlabReclaimable]/page + int64(misc)
 	a.extras = append(a.extras,
-		extra{"reserves that only the kernel may use", -reserve * page},
+		extra{"the zones' reserves, which the kernel keeps free", -reserve * page},
 		extra{"page cache taken as not reclaimable: half, at most the low watermarks", -min(cache/2, low) * page},
 		extra{"slab taken as not reclaimable: half, at most the low watermarks", -min(reclaimable/2, low) * page},
 	)

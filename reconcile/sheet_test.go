@@ -243,6 +243,18 @@ func TestFigures(t *testing.T) {
 	}
 }
 
+// A boost raises the watermarks that page cache and slab are measured by, but not the reserves, which the kernel reckons once.
+func TestMemAvailableWithBoostedWatermarks(t *testing.T) {
+	snap := quiet()
+	z := &snap.Host.Zones[0]
+	z.Low, z.High, z.Boost = snapshot.Of(256+1024), snapshot.Of(512+1024), snapshot.Of(1024)
+	snap.Host.Meminfo.MemAvailable = snapshot.Of((586 - 2*4) * mi)
+	s := reconcile.New(snap)
+	if got, err := s.Value("mem-available", reconcile.OwnerNode); err != nil || got != (586-2*4)*mi {
+		t.Errorf("MemAvailable is %d (%v), want 578 MiB", got, err)
+	}
+}
+
 // More inactive page cache than usage happens while a cgroup is torn down: cAdvisor stops at zero, docker shows usage.
 func TestFloors(t *testing.T) {
 	snap := v2Node()
