@@ -203,6 +203,47 @@ func TestFindings(t *testing.T) {
 	}
 }
 
+// What a kernel at work leaves between two counters is no finding.
+func TestNoFindings(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		leave func(*snapshot.Snapshot)
+	}{
+		// Four CPUs have stocks of 1 MiB and counters late by two.
+		{"stocks and late counters", func(s *snapshot.Snapshot) { s.Cgroups[2].Usage = snapshot.Of(93 * mi) }},
+		{"moved while it was read", func(s *snapshot.Snapshot) {
+			s.Cgroups[2].Usage = snapshot.Of(95 * mi)
+			s.Host.MeminfoBefore = s.Host.Meminfo
+			s.Host.MeminfoBefore.MemFree, s.Host.MeminfoBefore.Percpu = snapshot.Of(302*mi), snapshot.Of(2*mi)
+		}},
+		{"a hundredth of a large cgroup", func(s *snapshot.Snapshot) {
+			*s = *quiet()
+			s.Cgroups[2].Usage, s.Cgroups[1].Usage = snapshot.Of(604*mi), snapshot.Of(694*mi)
+			s.Cgroups[2].Stat = keyed("anon", 600*mi, "file", 0, "kernel", 0)
+			s.Cgroups[1].Stat = keyed("anon", 630*mi, "file", 60*mi, "kernel", 0, "shmem", 60*mi)
+		}},
+		{"page tables before Linux 5.18", func(s *snapshot.Snapshot) {
+			s.Cgroups[2].Usage, s.Cgroups[1].Usage = snapshot.Of(98*mi), snapshot.Of(188*mi)
+			s.Cgroups[2].Stat = keyed("anon", 70*mi, "file", 20*mi, "shmem", 0)
+		}},
+		{"MemAvailable counted a moment later", func(s *snapshot.Snapshot) { s.Host.Meminfo.MemAvailable = snapshot.Of(588 * mi) }},
+		{"root a moment earlier", func(s *snapshot.Snapshot) { s.Cgroups[0].Stat = keyed("anon", 204*mi, "file", 300*mi) }},
+		{"pages on their way to a free list", func(s *snapshot.Snapshot) {
+			s.Host.Meminfo.MemTotal = snapshot.Of((1000 - 300) * mi)
+			s.Host.Meminfo.MemFree = snapshot.Of(15 * mi)
+			s.Host.Meminfo.MemAvailable = snapshot.Of((586 - 285) * mi)
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			snap := quiet()
+			tc.leave(snap)
+			if s := reconcile.New(snap); len(s.Findings) > 0 {
+				t.Errorf("findings: %+v; residual %d", s.Findings, s.ResidualBytes())
+			}
+		})
+	}
+}
+
 // quiet is v2Node with figures that agree.
 func quiet() *snapshot.Snapshot {
 	s := v2Node()
