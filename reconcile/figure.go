@@ -23,6 +23,8 @@ type Figure struct {
 	// Versions it holds for.
 	Versions string
 
+	// needs is what must have been read of a cgroup.
+	needs     Known
 	account   func(s *Sheet, row int) account
 	published func(s *Sheet, row int) snapshot.Value
 }
@@ -219,34 +221,34 @@ func Figures() []Figure {
 			account:  func(s *Sheet, _ int) account { return node(everything.without(Free, FileInactive)).floor(s) },
 		},
 		{
-			ID: "usage", Scope: ScopeCgroup, Publisher: "kubelet usageBytes, cAdvisor container_memory_usage_bytes, systemctl status",
+			ID: "usage", Scope: ScopeCgroup, needs: KnownUsage, Publisher: "kubelet usageBytes, cAdvisor container_memory_usage_bytes, systemctl status",
 			Formula: "what the cgroup and its descendants are charged for: memory.current (v2), memory.usage_in_bytes (v1)",
 			Source:  "mm/memcontrol.c", Versions: "all",
 			account:   func(_ *Sheet, row int) account { return tree(row, everything) },
 			published: func(s *Sheet, row int) snapshot.Value { return s.snap.Cgroups[row].Usage },
 		},
 		{
-			ID: "working-set", Scope: ScopeCgroup, Publisher: "kubelet workingSetBytes, kubectl top pod, cAdvisor container_memory_working_set_bytes",
+			ID: "working-set", Scope: ScopeCgroup, needs: KnownUsage | KnownStat, Publisher: "kubelet workingSetBytes, kubectl top pod, cAdvisor container_memory_working_set_bytes",
 			Formula: "usage - inactive_file (v1: total_inactive_file), not below 0",
 			Source:  "cAdvisor container/libcontainer/handler.go setMemoryStats", Versions: "all",
 			account: func(s *Sheet, row int) account { return tree(row, everything.without(FileInactive)).floor(s) },
 		},
 		{
-			ID: "rss", Scope: ScopeCgroup, Publisher: "kubelet rssBytes, cAdvisor container_memory_rss",
+			ID: "rss", Scope: ScopeCgroup, needs: KnownStat, Publisher: "kubelet rssBytes, cAdvisor container_memory_rss",
 			Formula: "anonymous memory that is mapped: anon (v2), total_rss (v1); shared memory is not in it, so it is not the sum of the processes' VmRSS",
 			Source:  "cAdvisor container/libcontainer/handler.go setMemoryStats", Versions: "all",
 			account:   func(_ *Sheet, row int) account { return tree(row, counting(Anon)) },
 			published: func(s *Sheet, row int) snapshot.Value { return s.statValue(row, "anon", "total_rss") },
 		},
 		{
-			ID: "cache", Scope: ScopeCgroup, Publisher: "cAdvisor container_memory_cache",
+			ID: "cache", Scope: ScopeCgroup, needs: KnownStat, Publisher: "cAdvisor container_memory_cache",
 			Formula: "file (v2), total_cache (v1): page cache, and tmpfs as well",
 			Source:  "cAdvisor container/libcontainer/handler.go setMemoryStats", Versions: "all",
 			account:   func(_ *Sheet, row int) account { return tree(row, fileKinds) },
 			published: func(s *Sheet, row int) snapshot.Value { return s.statValue(row, "file", "total_cache") },
 		},
 		{
-			ID: "docker-stats", Scope: ScopeCgroup, Publisher: "docker stats, MEM USAGE",
+			ID: "docker-stats", Scope: ScopeCgroup, needs: KnownUsage | KnownStat, Publisher: "docker stats, MEM USAGE",
 			Formula: "usage - inactive_file (v1: total_inactive_file); usage itself where inactive_file is not smaller",
 			Source:  "docker/cli cli/command/container/stats_helpers.go calculateMemUsageUnixNoCache", Versions: "Docker >= 20.10",
 			account: func(s *Sheet, row int) account {
@@ -258,7 +260,7 @@ func Figures() []Figure {
 			},
 		},
 		{
-			ID: "kernel-memory", Scope: ScopeCgroup, Publisher: "memory.stat kernel (v2), memory.kmem.usage_in_bytes (v1)",
+			ID: "kernel-memory", Scope: ScopeCgroup, needs: KnownStat, Publisher: "memory.stat kernel (v2), memory.kmem.usage_in_bytes (v1)",
 			Formula: "slab, thread stacks, page tables, per-CPU data, vmalloc and other kernel memory that the cgroup is charged for",
 			Source:  "mm/memcontrol.c MEMCG_KMEM", Versions: "v2: one key since Linux 5.18, else the sum of its parts",
 			account: func(_ *Sheet, row int) account {
@@ -323,9 +325,6 @@ func memAvailable(s *Sheet, _ int) account {
 		}
 		low += int64(zoneLow)
 		reserve += int64(min(keep, managed))
-	}
-	if page == 0 || len(h.Zones) == 0 {
-		return a
 	}
 	misc, _ := h.Vmstat.Get("nr_kernel_misc_reclaimable")
 	cache := (cols[FileActive] + cols[FileInactive]) / page
@@ -484,6 +483,8 @@ func (s *Sheet) applies(f *Figure, row int) error {
 	switch {
 	case f.Scope == ScopeNode && !s.TotalKnown:
 		return &NotApplicableError{ID: f.ID, Owner: OwnerNode, Why: "/proc/meminfo could not be read"}
+	case (f.ID == "mem-available" || f.ID == "free-used") && (s.snap.Host.PageSize == 0 || len(s.snap.Host.Zones) == 0):
+		return &NotApplicableError{ID: f.ID, Owner: OwnerNode, Why: "/proc/zoneinfo, which has the watermarks, could not be read"}
 	case f.Scope == ScopeNode:
 		return nil
 	case s.Rows[row].Cgroup < 0:
@@ -492,8 +493,8 @@ func (s *Sheet) applies(f *Figure, row int) error {
 		return na("the root cgroup's figures are the node's: node-usage, node-working-set")
 	case sums && s.Rows[row].Children == 0:
 		return na("it has no children")
-	case !sums && s.Rows[row].Known == 0:
-		return na("none of its files could be read")
+	case s.Rows[row].Known&f.needs != f.needs:
+		return na(s.Rows[row].Known.missing())
 	}
 	return nil
 }

@@ -134,6 +134,40 @@ func TestWhatCouldNotBeRead(t *testing.T) {
 			t.Errorf("what /svc uses beyond its child is %d, want 90 MiB in the residual", got)
 		}
 		wantFinding(t, s, "cgroup-unread", "/svc")
+		if got, err := s.Value("usage", "/svc"); err != nil || got != 180*mi {
+			t.Errorf("usage of /svc is %d (%v), want what its own file says", got, err)
+		}
+		for _, id := range []string{"rss", "working-set", "docker-stats", "cache", "kernel-memory"} {
+			if got, err := s.Value(id, "/svc"); !errors.As(err, new(*reconcile.NotApplicableError)) || !strings.Contains(err.Error(), "memory.stat") {
+				t.Errorf("%s of /svc without its memory.stat is %d (%v)", id, got, err)
+			}
+		}
+	})
+	t.Run("usage", func(t *testing.T) {
+		snap := v2Node()
+		snap.Cgroups[2].Usage = snapshot.Value{}
+		s := reconcile.New(snap)
+		if got, err := s.Value("rss", "/svc/worker"); err != nil || got != 70*mi {
+			t.Errorf("rss of /svc/worker is %d (%v), want 70 MiB", got, err)
+		}
+		for _, id := range []string{"usage", "working-set", "docker-stats"} {
+			if got, err := s.Value(id, "/svc/worker"); !errors.As(err, new(*reconcile.NotApplicableError)) {
+				t.Errorf("%s of /svc/worker without its usage is %d (%v)", id, got, err)
+			}
+		}
+	})
+	t.Run("zoneinfo", func(t *testing.T) {
+		snap := quiet()
+		snap.Host.Zones = nil
+		s := reconcile.New(snap)
+		for _, id := range []string{"mem-available", "free-used"} {
+			if got, err := s.Value(id, reconcile.OwnerNode); !errors.As(err, new(*reconcile.NotApplicableError)) {
+				t.Errorf("%s without watermarks is %d (%v)", id, got, err)
+			}
+		}
+		if len(s.Findings) > 0 {
+			t.Errorf("findings: %+v", s.Findings)
+		}
 	})
 	t.Run("a cgroup without any file", func(t *testing.T) {
 		snap := v2Node()
