@@ -134,6 +134,40 @@ func TestWhatCouldNotBeRead(t *testing.T) {
 			t.Errorf("what /svc uses beyond its child is %d, want 90 MiB in the residual", got)
 		}
 		wantFinding(t, s, "cgroup-unread", "/svc")
+		if got, err := s.Value("usage", "/svc"); err != nil || got != 180*mi {
+			t.Errorf("usage of /svc is %d (%v), want what its own file says", got, err)
+		}
+		for _, id := range []string{"rss", "working-set", "docker-stats", "cache", "kernel-memory"} {
+			if got, err := s.Value(id, "/svc"); !errors.As(err, new(*reconcile.NotApplicableError)) || !strings.Contains(err.Error(), "memory.stat") {
+				t.Errorf("%s of /svc without its memory.stat is %d (%v)", id, got, err)
+			}
+		}
+	})
+	t.Run("usage", func(t *testing.T) {
+		snap := v2Node()
+		snap.Cgroups[2].Usage = snapshot.Value{}
+		s := reconcile.New(snap)
+		if got, err := s.Value("rss", "/svc/worker"); err != nil || got != 70*mi {
+			t.Errorf("rss of /svc/worker is %d (%v), want 70 MiB", got, err)
+		}
+		for _, id := range []string{"usage", "working-set", "docker-stats"} {
+			if got, err := s.Value(id, "/svc/worker"); !errors.As(err, new(*reconcile.NotApplicableError)) {
+				t.Errorf("%s of /svc/worker without its usage is %d (%v)", id, got, err)
+			}
+		}
+	})
+	t.Run("zoneinfo", func(t *testing.T) {
+		snap := quiet()
+		snap.Host.Zones = nil
+		s := reconcile.New(snap)
+		for _, id := range []string{"mem-available", "free-used"} {
+			if got, err := s.Value(id, reconcile.OwnerNode); !errors.As(err, new(*reconcile.NotApplicableError)) {
+				t.Errorf("%s without watermarks is %d (%v)", id, got, err)
+			}
+		}
+		if len(s.Findings) > 0 {
+			t.Errorf("findings: %+v", s.Findings)
+		}
 	})
 	t.Run("a cgroup without any file", func(t *testing.T) {
 		snap := v2Node()
@@ -203,6 +237,47 @@ func TestFindings(t *testing.T) {
 	}
 }
 
+// What a kernel at work leaves between two counters is no finding.
+func TestNoFindings(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		leave func(*snapshot.Snapshot)
+	}{
+		// Four CPUs have stocks of 1 MiB and counters late by two.
+		{"stocks and late counters", func(s *snapshot.Snapshot) { s.Cgroups[2].Usage = snapshot.Of(93 * mi) }},
+		{"moved while it was read", func(s *snapshot.Snapshot) {
+			s.Cgroups[2].Usage = snapshot.Of(95 * mi)
+			s.Host.MeminfoBefore = s.Host.Meminfo
+			s.Host.MeminfoBefore.MemFree, s.Host.MeminfoBefore.Percpu = snapshot.Of(302*mi), snapshot.Of(2*mi)
+		}},
+		{"a hundredth of a large cgroup", func(s *snapshot.Snapshot) {
+			*s = *quiet()
+			s.Cgroups[2].Usage, s.Cgroups[1].Usage = snapshot.Of(604*mi), snapshot.Of(694*mi)
+			s.Cgroups[2].Stat = keyed("anon", 600*mi, "file", 0, "kernel", 0)
+			s.Cgroups[1].Stat = keyed("anon", 630*mi, "file", 60*mi, "kernel", 0, "shmem", 60*mi)
+		}},
+		{"page tables before Linux 5.18", func(s *snapshot.Snapshot) {
+			s.Cgroups[2].Usage, s.Cgroups[1].Usage = snapshot.Of(98*mi), snapshot.Of(188*mi)
+			s.Cgroups[2].Stat = keyed("anon", 70*mi, "file", 20*mi, "shmem", 0)
+		}},
+		{"MemAvailable counted a moment later", func(s *snapshot.Snapshot) { s.Host.Meminfo.MemAvailable = snapshot.Of(588 * mi) }},
+		{"root a moment earlier", func(s *snapshot.Snapshot) { s.Cgroups[0].Stat = keyed("anon", 204*mi, "file", 300*mi) }},
+		{"pages on their way to a free list", func(s *snapshot.Snapshot) {
+			s.Host.Meminfo.MemTotal = snapshot.Of((1000 - 300) * mi)
+			s.Host.Meminfo.MemFree = snapshot.Of(15 * mi)
+			s.Host.Meminfo.MemAvailable = snapshot.Of((586 - 285) * mi)
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			snap := quiet()
+			tc.leave(snap)
+			if s := reconcile.New(snap); len(s.Findings) > 0 {
+				t.Errorf("findings: %+v; residual %d", s.Findings, s.ResidualBytes())
+			}
+		})
+	}
+}
+
 // quiet is v2Node with figures that agree.
 func quiet() *snapshot.Snapshot {
 	s := v2Node()
@@ -243,6 +318,18 @@ func TestFigures(t *testing.T) {
 	}
 }
 
+// A boost raises the watermarks that page cache and slab are measured by, but not the reserves, which the kernel reckons once.
+func TestMemAvailableWithBoostedWatermarks(t *testing.T) {
+	snap := quiet()
+	z := &snap.Host.Zones[0]
+	z.Low, z.High, z.Boost = snapshot.Of(256+1024), snapshot.Of(512+1024), snapshot.Of(1024)
+	snap.Host.Meminfo.MemAvailable = snapshot.Of((586 - 2*4) * mi)
+	s := reconcile.New(snap)
+	if got, err := s.Value("mem-available", reconcile.OwnerNode); err != nil || got != (586-2*4)*mi {
+		t.Errorf("MemAvailable is %d (%v), want 578 MiB", got, err)
+	}
+}
+
 // More inactive page cache than usage happens while a cgroup is torn down: cAdvisor stops at zero, docker shows usage.
 func TestFloors(t *testing.T) {
 	snap := v2Node()
@@ -256,11 +343,27 @@ func TestFloors(t *testing.T) {
 	}
 }
 
-func TestSwapCacheIsNamed(t *testing.T) {
+// The swap cache is anonymous memory that is in no cgroup's file: mapped it is in anon, unmapped on the lists alone. Only the
+// usage of cgroup v1's root, which is the node's counters, has it in its file pages.
+func TestSwapCache(t *testing.T) {
 	snap := quiet()
 	snap.Host.Meminfo.SwapCached = snapshot.Of(7 * mi)
-	snap.Cgroups[0].Stat = keyed("anon", 200*mi, "file", 307*mi)
+	snap.Cgroups[1].Stat = keyed("anon", 100*mi, "file", 60*mi, "shmem", 20*mi, "swapcached", 7*mi,
+		"inactive_anon", 125*mi, "active_anon", 0, "inactive_file", 30*mi, "active_file", 10*mi, "unevictable", 0)
 	s := reconcile.New(snap)
+	if got := cell(t, s, "/svc", reconcile.FileOther); got != 0 {
+		t.Errorf("page cache of /svc on neither list is %d, want none", got)
+	}
+	if got := cell(t, s, "/svc", reconcile.AnonUnmapped); got != 5*mi {
+		t.Errorf("unmapped anonymous memory of /svc is %d, want 5 MiB", got)
+	}
+	if got, err := s.Value("node-usage", reconcile.OwnerNode); err != nil || got != 500*mi {
+		t.Errorf("usage of the root is %d (%v), want 500 MiB without swap cache", got, err)
+	}
+
+	snap.Mode = snapshot.V1
+	snap.Cgroups = []snapshot.Cgroup{{Path: "/", Parent: -1, Usage: snapshot.Of(507 * mi), Stat: keyed("total_rss", 200*mi, "total_cache", 300*mi)}}
+	s = reconcile.New(snap)
 	b, err := s.Bridge(reconcile.Ref{Figure: "grafana-used"}, reconcile.Ref{Figure: "node-usage"})
 	if err != nil {
 		t.Fatal(err)

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
@@ -117,7 +118,7 @@ func documents(t *testing.T) map[string]*reconcile.Sheet {
 	t.Helper()
 	sheets := map[string]*reconcile.Sheet{
 		"nothing": reconcile.New(&snapshot.Snapshot{Errors: []snapshot.SourceError{{Source: "/proc/meminfo", Error: "gone"}}}),
-		"no cgroups": reconcile.New(&snapshot.Snapshot{Host: snapshot.Host{Meminfo: snapshot.Meminfo{
+		"no cgroups": reconcile.New(&snapshot.Snapshot{Host: snapshot.Host{PageSize: 4096, Zones: []snapshot.Zone{{}}, Meminfo: snapshot.Meminfo{
 			MemTotal: snapshot.Of(1 << 30), MemFree: snapshot.Of(1 << 29)}}}),
 	}
 	for _, node := range captured(t) {
@@ -240,5 +241,38 @@ func TestFiguresReferenceIsCurrent(t *testing.T) {
 	have, err := os.ReadFile("../docs/figures.md")
 	if err != nil || !bytes.Equal(have, b.Bytes()) {
 		t.Errorf("docs/figures.md is not current; run `make docs` (%v)", err)
+	}
+}
+
+// Whoever may make a cgroup gives it its name; none may reach the terminal as more than a name. What could not be read is not
+// shown as nothing.
+func TestTextOfOddCgroups(t *testing.T) {
+	of := snapshot.Of
+	stat := snapshot.Stat{Keys: snapshot.NewKeys([]string{"anon", "file", "kernel"}), Values: []uint64{900 << 20, 0, 0}}
+	s := reconcile.New(&snapshot.Snapshot{
+		Host: snapshot.Host{CPUs: 1, PageSize: 4096, Meminfo: snapshot.Meminfo{MemTotal: of(4 << 30), MemFree: of(3 << 30), AnonPages: of(900 << 20)}},
+		Mode: snapshot.V2,
+		Cgroups: []snapshot.Cgroup{
+			{Path: "/", Parent: -1},
+			{Path: "/\x1b[2J/\x9b1m", Parent: 0, Usage: of(920 << 20), Max: of(921 << 20), Stat: stat},
+			{Path: "/blind", Parent: 0, Usage: of(200 << 20), Max: of(200 << 20)},
+		},
+	})
+	var b bytes.Buffer
+	if err := report.Text(&b, s, report.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	text := b.String()
+	if strings.ContainsFunc(text, func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }) {
+		t.Errorf("not fit for a terminal: %q", text)
+	}
+	for _, want := range []string{
+		"/?[2J/�1m stands at 100% of its limit of 921Mi.\n",
+		"What does not add up\n  /?[2J/�1m: 20971520 bytes of its usage are in no kind",
+		"/blind                                         200Mi            -        -     200Mi            -\n",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("there is no %q in\n%s", want, text)
+		}
 	}
 }
