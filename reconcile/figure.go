@@ -136,8 +136,8 @@ func node(w weights, extras ...extra) account {
 	return account{rows: rows{of: allRows}, weights: w, extras: extras}
 }
 
-func tree(row int, w weights, extras ...extra) account {
-	return account{rows: rows{of: withTree, owner: row}, weights: w, extras: extras}
+func tree(row int, w weights) account {
+	return account{rows: rows{of: withTree, owner: row}, weights: w}
 }
 
 // Figures are all figures that memrecon knows, those of the node first.

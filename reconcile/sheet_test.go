@@ -96,9 +96,12 @@ func TestV1ChargesKernelMemoryUnsplit(t *testing.T) {
 	snap.Mode = snapshot.Hybrid
 	snap.Cgroups[1].KernelUsage = snapshot.Of(11 * mi)
 	snap.Cgroups[1].Stat = keyed("rss", 1, "cache", 1, "total_rss", 100*mi, "total_cache", 60*mi, "total_shmem", 20*mi, "total_inactive_anon", 120*mi,
-		"total_active_anon", 0, "total_inactive_file", 30*mi, "total_active_file", 10*mi, "total_unevictable", 0)
+		"total_active_anon", 0, "total_inactive_file", 30*mi, "total_active_file", 10*mi, "total_unevictable", 5*mi)
 	snap.Cgroups = snap.Cgroups[:2]
 	s := reconcile.New(snap)
+	if got := cell(t, s, "/svc", reconcile.AnonUnmapped); got != 5*mi {
+		t.Errorf("unmapped anonymous memory of /svc is %d, want the 5 MiB that the lists have beyond anon and cache", got)
+	}
 	if got := cell(t, s, "/svc", reconcile.KernelUnsplit); got != 11*mi {
 		t.Errorf("kernel memory of /svc is %d", got)
 	}
@@ -109,6 +112,41 @@ func TestV1ChargesKernelMemoryUnsplit(t *testing.T) {
 	i, _ := s.Row("kernel")
 	if got := s.Rows[i].Own.KernelMemory(); got != (40+30+5+6+4+7-11)*mi {
 		t.Errorf("the kernel's own memory is %d MiB, want what meminfo says less what cgroups are charged for", got/mi)
+	}
+}
+
+// What the kernel counts for the node and for cgroups is in one cell only.
+func TestKernelCells(t *testing.T) {
+	snap := v2Node()
+	m := &snap.Host.Meminfo
+	m.Zswap, m.SecPageTables, m.VmallocUsed = snapshot.Of(9*mi), snapshot.Of(2*mi), snapshot.Of(3*mi)
+	m.ActiveAnon, m.InactiveAnon = snapshot.Of(0), snapshot.Of(190*mi)
+	snap.Host.Vmstat = keyed("nr_kernel_misc_reclaimable", 256)
+	snap.Cgroups[1].Stat = keyed("anon", 100*mi, "file", 60*mi, "shmem", 60*mi, "kernel", 6*mi, "pagetables", 1*mi, "sec_pagetables", 1*mi,
+		"zswap", 4*mi, "hugetlb", 10*mi)
+	snap.Cgroups[2].Stat = keyed("anon", 70*mi, "file", 20*mi, "shmem", 20*mi, "kernel", 3*mi, "pagetables", 0, "sec_pagetables", 0, "zswap", 3*mi, "hugetlb", 0)
+	s := reconcile.New(snap)
+	for _, want := range []struct {
+		owner string
+		kind  reconcile.Kind
+		mib   int64
+	}{
+		{"/svc", reconcile.PageTables, 2},
+		{"/svc", reconcile.KernelOther, 1}, // 6 less page tables 2 and the child's zswap 3
+		{"/svc", reconcile.Hugetlb, 10},
+		{"kernel", reconcile.PageTables, 6},  // 6 and 2 less 2
+		{"kernel", reconcile.KernelOther, 6}, // zswap 9 less 4 that /svc has, and 1 of misc
+		{"kernel", reconcile.Vmalloc, 0},     // not even the stacks are in VmallocUsed
+		{"huge-pages", reconcile.Hugetlb, 54},
+		{"/", reconcile.AnonUnmapped, 0}, // pages wait to get onto a list
+	} {
+		if got := cell(t, s, want.owner, want.kind); got != want.mib*mi {
+			t.Errorf("%s %s is %.2f MiB, want %d", want.owner, want.kind, float64(got)/mi, want.mib)
+		}
+	}
+	m.Hugetlb, m.HugePagesTotal, m.Hugepagesize = snapshot.Value{}, snapshot.Of(8), snapshot.Of(2*mi)
+	if columns := reconcile.New(snap).Columns(); columns[reconcile.Hugetlb] != 16*mi {
+		t.Errorf("huge pages before Linux 4.16 are %d, want 8 of 2 MiB", columns[reconcile.Hugetlb])
 	}
 }
 
@@ -134,6 +172,13 @@ func TestWhatCouldNotBeRead(t *testing.T) {
 			t.Errorf("what /svc uses beyond its child is %d, want 90 MiB in the residual", got)
 		}
 		wantFinding(t, s, "cgroup-unread", "/svc")
+		snap = v2Node()
+		snap.Cgroups[2].Stat = snapshot.Stat{}
+		for _, f := range reconcile.New(snap).Findings {
+			if f.ID == "cgroup-residual" {
+				t.Errorf("what could not be read of a child is not its parent's residual: %s", f.Text)
+			}
+		}
 		if got, err := s.Value("usage", "/svc"); err != nil || got != 180*mi {
 			t.Errorf("usage of /svc is %d (%v), want what its own file says", got, err)
 		}
@@ -330,6 +375,33 @@ func TestMemAvailableWithBoostedWatermarks(t *testing.T) {
 	}
 }
 
+// Reclaimable kernel memory that is no slab counts with the slab, also in what half of it is.
+func TestMemAvailableWithMiscReclaimable(t *testing.T) {
+	snap := quiet()
+	snap.Host.Meminfo.SReclaimable = snapshot.Of(1 * mi)
+	snap.Host.Vmstat = keyed("nr_kernel_misc_reclaimable", 256)
+	s := reconcile.New(snap)
+	// 300 + 250 + 1 + 1, less the reserve of 2, the low watermark of 1 and half of 2.
+	if got, err := s.Value("mem-available", reconcile.OwnerNode); err != nil || got != 548*mi {
+		t.Errorf("MemAvailable is %d (%v), want 548 MiB", got, err)
+	}
+	snap.Host.Meminfo.MemAvailable = snapshot.Of(1001 * mi) // as lxcfs may have it
+	if v, err := reconcile.New(snap).Published("free-used", reconcile.OwnerNode); err != nil || !v.IsAbsent() {
+		t.Errorf("more available than there is: used is published as %v (%v)", v, err)
+	}
+}
+
+func TestStepsSayWhoCountsThem(t *testing.T) {
+	s := reconcile.New(quiet())
+	rss, usage := reconcile.Ref{Figure: "rss", Owner: "/svc/worker"}, reconcile.Ref{Figure: "usage", Owner: "/svc/worker"}
+	for _, way := range [][2]reconcile.Ref{{rss, usage}, {usage, rss}} {
+		b, err := s.Bridge(way[0], way[1])
+		if err != nil || len(b.Steps) != 1 || b.Steps[0].Label != "inactive page cache, counted by usage only" {
+			t.Errorf("%v to %v: %+v (%v)", way[0], way[1], b.Steps, err)
+		}
+	}
+}
+
 // More inactive page cache than usage happens while a cgroup is torn down: cAdvisor stops at zero, docker shows usage.
 func TestFloors(t *testing.T) {
 	snap := v2Node()
@@ -340,6 +412,13 @@ func TestFloors(t *testing.T) {
 	}
 	if got, _ := s.Value("docker-stats", "/svc/worker"); got != 15*mi {
 		t.Errorf("docker stats is %d, want usage", got)
+	}
+	if got, _ := s.Value("children-working-set", "/svc"); got != 0 {
+		t.Errorf("working sets of the children sum to %d, want 0", got)
+	}
+	snap.Cgroups[2].Usage = snapshot.Of(20 * mi)
+	if got, _ := reconcile.New(snap).Value("docker-stats", "/svc/worker"); got != 20*mi {
+		t.Errorf("docker stats of inactive page cache alone is %d, want usage", got)
 	}
 }
 

@@ -276,3 +276,86 @@ func TestTextOfOddCgroups(t *testing.T) {
 		}
 	}
 }
+
+func TestVerdict(t *testing.T) {
+	of := snapshot.Of
+	node := func() *snapshot.Snapshot {
+		return &snapshot.Snapshot{
+			Mode: snapshot.V2,
+			Host: snapshot.Host{Meminfo: snapshot.Meminfo{MemTotal: of(1000 << 20), MemFree: of(300 << 20), MemAvailable: of(500 << 20)}},
+			Cgroups: []snapshot.Cgroup{{Path: "/", Parent: -1}, {
+				Path: "/svc", Usage: of(100 << 20), Max: of(100 << 20),
+				Stat: snapshot.Stat{Keys: snapshot.NewKeys([]string{"anon", "file", "inactive_file"}), Values: []uint64{80 << 20, 20 << 20, 20 << 20}},
+			}},
+		}
+	}
+	for _, tc := range []struct {
+		want string
+		set  func(*snapshot.Snapshot)
+	}{
+		{"500Mi of 1000Mi is available (50%); no cgroup is close to its limit.", func(*snapshot.Snapshot) {}},
+		{"500Mi of 1000Mi is available (50%); /svc stands at 95% of its limit of 100Mi.", func(s *snapshot.Snapshot) { s.Cgroups[1].Stat.Values[2] = 5 << 20 }},
+		{"Memory is getting short: 149Mi of", func(s *snapshot.Snapshot) { s.Host.Meminfo.MemAvailable = of(149 << 20) }},
+		{"Memory is short: only 49Mi of", func(s *snapshot.Snapshot) { s.Host.Meminfo.MemAvailable = of(49 << 20) }},
+		{"300Mi of 1000Mi is available", func(s *snapshot.Snapshot) { s.Host.Meminfo.MemAvailable = snapshot.Value{} }},
+		{"every process waited for memory 1.0% of the last 10 s.", func(s *snapshot.Snapshot) {
+			s.Host.Pressure.Full = snapshot.PressureLine{Known: true, Avg10: 1}
+		}},
+	} {
+		snap := node()
+		tc.set(snap)
+		var b bytes.Buffer
+		if err := report.Text(&b, reconcile.New(snap), report.Options{}); err != nil {
+			t.Fatal(err)
+		}
+		if first, _, _ := strings.Cut(b.String(), "\n"); !strings.Contains(first, tc.want) {
+			t.Errorf("%q, want %q", first, tc.want)
+		}
+	}
+}
+
+func TestNoRowSumsUpOne(t *testing.T) {
+	s := sheet(t, "v2-quiet")
+	for rows := 1; rows < len(s.Rows); rows++ {
+		var b bytes.Buffer
+		if err := report.Text(&b, s, report.Options{Rows: rows}); err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(b.String(), "\n1 smaller ones") {
+			t.Errorf("%d rows, then one sums up one", rows)
+		}
+	}
+}
+
+func TestDocumentHasWhatTheSnapshotSays(t *testing.T) {
+	s := sheet(t, "v2-quiet")
+	snap := *s.Snapshot()
+	free, _ := snap.Host.Meminfo.MemFree.Get()
+	snap.Host.MeminfoBefore = snap.Host.Meminfo
+	snap.Host.MeminfoBefore.MemFree = snapshot.Of(free + 4096)
+	d := report.NewDocument(reconcile.New(&snap))
+	if d.Sweep.SkewBytes != 4096 {
+		t.Errorf("skew is %d, want 4096", d.Sweep.SkewBytes)
+	}
+	limits := 0
+	for _, r := range d.Sheet.Rows {
+		if r.LimitBytes != nil && *r.LimitBytes == 200<<20 && r.Class == snapshot.ClassContainer {
+			limits++
+		}
+	}
+	if limits == 0 {
+		t.Error("no container has its limit of 200 MiB")
+	}
+	for _, f := range d.Figures {
+		if f.ID == "mem-free" && (f.PublishedBytes == nil || *f.PublishedBytes != free) {
+			t.Errorf("MemFree is published as %v, want %d", f.PublishedBytes, free)
+		}
+	}
+	var b bytes.Buffer
+	if err := report.FiguresText(&b, s, "", report.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(b.String(), ", published "); n != 1 { // node-usage: this capture's files were read over seconds
+		t.Errorf("%d figures are published with another value, want 1:\n%s", n, b.String())
+	}
+}
