@@ -100,6 +100,9 @@ func TestSourcesGoAndComeBack(t *testing.T) {
 	c, dir, _ := open(t)
 	sys := filepath.Join(dir, "sys")
 	first := c.Collect()
+	if h := first.Sheet.Snapshot().Host; h.MeminfoBefore.IsZero() || h.MeminfoBefore != h.Meminfo {
+		t.Errorf("meminfo before the cgroups is %+v", h.MeminfoBefore)
+	}
 	if err := os.RemoveAll(sys); err != nil {
 		t.Fatal(err)
 	}
