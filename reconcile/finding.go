@@ -47,8 +47,8 @@ func (s *Sheet) find() {
 		// Before Linux 5.18 cgroup v2 does not say what all kernel memory is: page tables and more stand in the residual.
 		kernelKnown := row.Kinds.Has(KernelOther) || row.Kinds.Has(KernelUnsplit)
 		if r := row.Own[Residual]; i > 0 && s.StockBytes() > 0 && kernelKnown && beyond(r, bound, row.UsageBytes()) && s.readInFull(i) {
-			report("cgroup-residual", row.ID, r, "%s: %d bytes of its usage are in no kind of memory; charge stocks, late counters and what moved meanwhile explain at most %d",
-				row.ID, r, bound)
+			report("cgroup-residual", row.ID, r, "%s: %s of its usage is in no kind of memory; charge stocks, late counters and what moved meanwhile explain at most %s",
+				row.ID, mib(r), mib(bound))
 		}
 		if h, ok := c.UseHierarchy.Get(); ok && h == 0 && i > 0 {
 			report("no-hierarchy", row.ID, 0, "%s: memory.use_hierarchy is 0, so its figures leave its children out; set it to 1 before making children", row.ID)
@@ -62,7 +62,7 @@ func (s *Sheet) find() {
 		computed, _ := s.Value("node-usage", OwnerNode)
 		if n, ok := published.Get(); ok {
 			if d := int64(n) - computed; beyond(d, bound, computed) {
-				report("root-against-meminfo", OwnerNode, d, "the root cgroup's memory.stat and /proc/meminfo differ by %d bytes, and %d moved while they were read: they are of different times, or the kernel counts in another way", d, s.Skew)
+				report("root-against-meminfo", OwnerNode, d, "the root cgroup's memory.stat and /proc/meminfo differ by %s, and %s moved while they were read: they are of different times, or the kernel counts in another way", mib(d), mib(s.Skew))
 			}
 		}
 	}
@@ -70,24 +70,31 @@ func (s *Sheet) find() {
 		computed, err := s.Value("mem-available", OwnerNode)
 		// The kernel counts anew for MemAvailable, a moment after it counted for the lines above.
 		if n, ok := published.Get(); ok && err == nil && beyond(int64(n)-computed, bound, 0) {
-			report("mem-available", OwnerNode, int64(n)-computed, "MemAvailable is %d bytes off its formula: the kernel computes it in another way", int64(n)-computed)
+			report("mem-available", OwnerNode, int64(n)-computed, "MemAvailable is %s off its formula: the kernel computes it in another way", mib(int64(n)-computed))
 		}
 	}
 	for k, v := range s.Columns() {
 		if Kind(k) == Residual && v < 0 && beyond(v, bound, s.Total/2) {
-			report("negative-residual", OwnerNode, v, "the kinds sum to %d bytes more than MemTotal: the kernel counts something twice", -v)
+			report("negative-residual", OwnerNode, v, "the kinds sum to %s more than MemTotal: the kernel counts something twice", mib(-v))
 		}
 	}
 }
 
-// worthShare is the share of a whole from which on a part that does not add up is worth a word: a counter that lags behind
-// is no news.
-const worthShare = 0.01
+// What does not add up is worth a word from this share of a whole on, or from this many bytes: a counter that lags behind is
+// no news.
+const (
+	worthShare = 0.01
+	worthBytes = 64 << 20
+)
 
 // beyond tells that n, of either sign, is more than a bound explains and worth a word beside a whole.
 func beyond(n, bound, whole int64) bool {
-	return magnitude(n) > bound && float64(magnitude(n)) >= worthShare*float64(whole)
+	n = magnitude(n)
+	return n > bound && (n >= worthBytes || float64(n) >= worthShare*float64(whole))
 }
+
+// mib is a number of bytes for a sentence.
+func mib(n int64) string { return fmt.Sprintf("%.2f MiB", float64(n)/(1<<20)) }
 
 // readInFull tells that the row's children could all be read, so that its own residual is its own.
 func (s *Sheet) readInFull(row int) bool {

@@ -39,7 +39,8 @@ const (
 	// PageTables is page tables, of guests and IOMMUs as well: pagetables + sec_pagetables (v2). PageTables +
 	// SecPageTables.
 	PageTables
-	// Percpu is the kernel's per-CPU data, cgroups' own counters among it: percpu (v2). Percpu.
+	// Percpu is the kernel's per-CPU data, cgroups' own counters among it: percpu (v2). Percpu, which also counts the first
+	// chunk, made at boot and not in MemTotal: the unnamed rest is too small by some 100 KiB for each CPU.
 	Percpu
 	// Vmalloc is the kernel's virtually mapped memory without the thread stacks: vmalloc (v2). VmallocUsed less KernelStack.
 	Vmalloc

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -268,7 +269,7 @@ func TestTextOfOddCgroups(t *testing.T) {
 	}
 	for _, want := range []string{
 		"/?[2J/�1m stands at 100% of its limit of 921Mi.\n",
-		"What does not add up\n  /?[2J/�1m: 20971520 bytes of its usage are in no kind",
+		"What does not add up\n  /?[2J/�1m: 20.00 MiB of its usage is in no kind",
 		"/blind                                         200Mi            -        -     200Mi            -\n",
 	} {
 		if !strings.Contains(text, want) {
@@ -357,5 +358,66 @@ func TestDocumentHasWhatTheSnapshotSays(t *testing.T) {
 	}
 	if n := strings.Count(b.String(), ", published "); n != 1 { // node-usage: this capture's files were read over seconds
 		t.Errorf("%d figures are published with another value, want 1:\n%s", n, b.String())
+	}
+}
+
+// A report of thousands of cgroups does not have a step for each, and still sums up.
+func TestSmallStepsAreSummedUp(t *testing.T) {
+	snap := &snapshot.Snapshot{Mode: snapshot.V2, Host: snapshot.Host{Meminfo: snapshot.Meminfo{
+		MemTotal: snapshot.Of(1 << 40), MemFree: snapshot.Of(1 << 39), AnonPages: snapshot.Of(1 << 38), SUnreclaim: snapshot.Of(1 << 30),
+	}}}
+	keys := snapshot.NewKeys([]string{"anon", "file", "slab_unreclaimable"})
+	snap.Cgroups = append(snap.Cgroups, snapshot.Cgroup{Path: "/", Parent: -1})
+	for i := range 500 {
+		snap.Cgroups = append(snap.Cgroups, snapshot.Cgroup{
+			Path: fmt.Sprintf("/c%d", i), Usage: snapshot.Of(uint64(2<<20 + i)),
+			Stat: snapshot.Stat{Keys: keys, Values: []uint64{1 << 20, 0, uint64(1<<20 + i)}},
+		})
+	}
+	s := reconcile.New(snap)
+	b, err := s.Bridge(reconcile.Ref{Figure: "node-working-set"}, reconcile.Ref{Figure: "children-working-set", Owner: "/"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for most, want := range map[int]struct {
+		steps  int
+		others bool
+	}{0: {501, false}, 20: {22, true}} {
+		d := report.NewBridge(&b, most)
+		var sum int64
+		others := false
+		for _, st := range d.Steps {
+			sum += st.Bytes
+			others = others || st.Owner == "others"
+		}
+		if sum != d.DifferenceBytes || len(d.Steps) != want.steps || others != want.others {
+			t.Errorf("with at most %d: %d steps, others %v, that sum to %d of %d", most, len(d.Steps), others, sum, d.DifferenceBytes)
+		}
+	}
+}
+
+func TestVerdictCountsKills(t *testing.T) {
+	kills := func(n uint64) snapshot.Stat {
+		return snapshot.Stat{Keys: snapshot.NewKeys([]string{"oom_kill"}), Values: []uint64{n}}
+	}
+	host := snapshot.Host{Vmstat: kills(5), Meminfo: snapshot.Meminfo{MemTotal: snapshot.Of(1 << 30), MemFree: snapshot.Of(1 << 29)}}
+	for name, tc := range map[string]struct {
+		snap snapshot.Snapshot
+		want string
+	}{
+		"v2 counts the descendants'": {snapshot.Snapshot{Mode: snapshot.V2, Host: host, Cgroups: []snapshot.Cgroup{
+			{Path: "/", Parent: -1}, {Path: "/a", Events: kills(3)}, {Path: "/a/b", Parent: 1, Events: kills(3)}, {Path: "/c", Events: kills(1)},
+		}}, "counted 5 OOM kills since boot (/a/b 3, /c 1)."},
+		"v1 counts its own": {snapshot.Snapshot{Mode: snapshot.V1, Host: host, Cgroups: []snapshot.Cgroup{
+			{Path: "/", Parent: -1}, {Path: "/a", OOMControl: kills(1)}, {Path: "/a/b", Parent: 1, OOMControl: kills(2)},
+		}}, "counted 5 OOM kills since boot (/a 1, /a/b 2)."},
+	} {
+		var b bytes.Buffer
+		if err := report.Text(&b, reconcile.New(&tc.snap), report.Options{}); err != nil {
+			t.Fatal(err)
+		}
+		if first, _, _ := strings.Cut(b.String(), "\n"); !strings.HasSuffix(first, tc.want) {
+			t.Errorf("%s: %s", name, first)
+		}
 	}
 }

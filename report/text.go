@@ -68,29 +68,36 @@ func (t *text) paint(color, s string) string {
 func (t *text) printf(format string, args ...any) { fmt.Fprintf(&t.b, format, args...) }
 
 // wrapped writes a paragraph, its second and later lines indented.
-func (t *text) wrapped(first, indent, s string) {
-	line := first
+func (t *text) wrapped(first, indent, s string) { t.b.WriteString(wrap(first, indent, s) + "\n") }
+
+// wrap breaks a paragraph into lines, the second and later ones indented.
+func wrap(first, indent, s string) string {
+	var b strings.Builder
+	b.WriteString(first)
 	length := utf8.RuneCountInString(first)
 	start := true
 	for _, word := range strings.Fields(s) {
 		word = printable(word)
 		n := utf8.RuneCountInString(word)
-		if !start && length+1+n > width {
-			t.b.WriteString(line + "\n")
-			line, length, start = indent, utf8.RuneCountInString(indent), true
+		switch {
+		case start:
+		case length+1+n > width:
+			b.WriteString("\n" + indent)
+			length = utf8.RuneCountInString(indent)
+		default:
+			b.WriteByte(' ')
+			length++
 		}
-		if !start {
-			line, length = line+" ", length+1
-		}
-		line, length, start = line+word, length+n, false
+		b.WriteString(word)
+		length, start = length+n, false
 	}
-	t.b.WriteString(line + "\n")
+	return b.String()
 }
 
 // headline is what a person should know first: is memory short, and does the sheet close.
 func (t *text) headline(s *reconcile.Sheet) {
 	color, words := verdict(s)
-	t.printf("%s\n", t.paint(color, printable(words)))
+	t.printf("%s\n", t.paint(color, wrap("", "", words)))
 	snap := s.Snapshot()
 	mode := string(snap.Mode)
 	if mode == "" {
@@ -144,6 +151,12 @@ func verdict(s *reconcile.Sheet) (color, words string) {
 		concerns = append(concerns, fmt.Sprintf("%s stands at %.0f%% of its limit of %s", s.Name(c.row), 100*c.share, Size(c.limit)))
 		color = red
 	}
+	if kills := kills(s); kills != "" {
+		concerns = append(concerns, kills)
+		if color == green {
+			color = yellow
+		}
+	}
 	switch {
 	case share < shortShare:
 		return red, "Memory is short: only " + strings.Join(append([]string{words}, concerns...), "; ") + "."
@@ -156,6 +169,42 @@ func verdict(s *reconcile.Sheet) (color, words string) {
 		return color, strings.Join(append([]string{words}, concerns...), "; ") + "."
 	}
 	return color, words + "; no cgroup is close to its limit."
+}
+
+// kills says how many OOM kills the kernel has counted since it booted, and in which cgroups, as far as those still are; "" where
+// none. One process can count twice, where it dies with its whole cgroup (memory.oom.group).
+func kills(s *reconcile.Sheet) string {
+	snap := s.Snapshot()
+	total, _ := snap.Host.Vmstat.Get("oom_kill") // Linux 4.13
+	if total == 0 {
+		return ""
+	}
+	own := make([]int64, len(snap.Cgroups))
+	for i := range snap.Cgroups {
+		c := &snap.Cgroups[i]
+		if n, ok := c.Events.Get("oom_kill"); ok { // v2 counts the descendants' as well
+			own[i] += int64(n)
+			if c.Parent >= 0 {
+				own[c.Parent] -= int64(n)
+			}
+		} else if n, ok := c.OOMControl.Get("oom_kill"); ok {
+			own[i] = int64(n)
+		}
+	}
+	var where []string
+	for i, n := range own {
+		if n > 0 && i > 0 {
+			where = append(where, fmt.Sprintf("%s %d", cut(s.Name(i), nameWidth), n))
+		}
+	}
+	words := fmt.Sprintf("the kernel has counted %d OOM kills since boot", total)
+	if len(where) > 3 {
+		where = append(where[:2], fmt.Sprintf("%d more", len(where)-2))
+	}
+	if len(where) > 0 {
+		words += " (" + strings.Join(where, ", ") + ")"
+	}
+	return words
 }
 
 // limited is a row with a hard limit, and how much of it is taken by what dropping inactive page cache would not free.
