@@ -23,9 +23,11 @@ type Snapshot struct {
 	Host Host `json:"host"`
 	// Cgroups holds every cgroup of the memory hierarchy, parents before their children; index 0 is the root where it
 	// could be read.
-	Cgroups []Cgroup      `json:"cgroups,omitempty"`
-	Sweep   Sweep         `json:"sweep"`
-	Errors  []SourceError `json:"errors,omitempty"`
+	Cgroups []Cgroup `json:"cgroups,omitempty"`
+	// Kubernetes is nil where there is none, or nobody asked.
+	Kubernetes *Kubernetes   `json:"kubernetes,omitempty"`
+	Sweep      Sweep         `json:"sweep"`
+	Errors     []SourceError `json:"errors,omitempty"`
 }
 
 // Mode tells which cgroup version the memory controller is on.

@@ -1,0 +1,152 @@
+package kubelet
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/memrecon/memrecon/snapshot"
+)
+
+// server is the kubelet or the API server.
+type server struct {
+	name   string
+	base   string
+	token  string // its file
+	client *http.Client
+	// flag is the one that says where the server is; unauthorized and unknownCA are the hints for a 401 and an unknown CA.
+	flag, unauthorized, unknownCA string
+}
+
+func newKubelet(config *Config) (*server, error) {
+	s := &server{
+		name: "the kubelet", base: config.Kubelet, flag: "--kubelet.url",
+		unauthorized: "the kubelet does not know memrecon's token: it must be the ServiceAccount's, and authentication.webhook.enabled " +
+			"and authorization.mode Webhook in the kubelet's configuration",
+		unknownCA: "the kubelet's certificate is not from the cluster's CA, and will not be unless it runs with serverTLSBootstrap: " +
+			"name its CA with --kubelet.ca-file, or leave it unverified with --kubelet.insecure-skip-verify",
+	}
+	ca := config.KubeletCA
+	if ca == "" {
+		ca = filepath.Join(config.ServiceAccount, "ca.crt")
+	}
+	return s, s.prepare(config, ca, config.KubeletInsecure)
+}
+
+func newAPIServer(config *Config) (*server, error) {
+	s := &server{
+		name: "the API server", base: config.APIServer, flag: "--kubernetes.url",
+		unauthorized: "the API server does not know memrecon's token: the folder of --kubernetes.serviceaccount must be this cluster's",
+		unknownCA:    "the API server's certificate is not from ca.crt in the folder of --kubernetes.serviceaccount: that must be this cluster's",
+	}
+	return s, s.prepare(config, filepath.Join(config.ServiceAccount, "ca.crt"), false)
+}
+
+// prepare makes the client, which connects when it is used.
+func (s *server) prepare(config *Config, caFile string, insecure bool) error {
+	u, err := url.Parse(s.base)
+	if err != nil || u.Scheme != "https" || u.Host == "" {
+		return fmt.Errorf("%s %q is not a URL such as https://10.0.0.5:10250", s.flag, s.base)
+	}
+	s.base = "https://" + u.Host
+	s.token = filepath.Join(config.ServiceAccount, "token")
+	trust := &tls.Config{MinVersion: tls.VersionTLS12}
+	if insecure {
+		trust.InsecureSkipVerify = true
+	} else {
+		pem, err := os.ReadFile(caFile)
+		if err != nil {
+			return fmt.Errorf("the CA of %s: %w; --kubernetes.serviceaccount must be the folder with its ca.crt", s.name, err)
+		}
+		trust.RootCAs = x509.NewCertPool()
+		if !trust.RootCAs.AppendCertsFromPEM(pem) {
+			return fmt.Errorf("the CA of %s: there is no certificate in %s", s.name, caFile)
+		}
+	}
+	s.client = &http.Client{
+		Transport: &http.Transport{
+			TLSClientConfig:   trust,
+			ForceAttemptHTTP2: true, // one connection for all, which a ping finds dead where the other end went without a word
+			HTTP2:             &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second},
+			IdleConnTimeout:   time.Minute,
+			// For the watch, whose answer has no end; the others have the deadline of Read.
+			DialContext:           (&net.Dialer{Timeout: config.Timeout}).DialContext,
+			TLSHandshakeTimeout:   config.Timeout,
+			ResponseHeaderTimeout: config.Timeout,
+		},
+		// The token is for nobody else.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	return nil
+}
+
+// endpoint is a source on its server.
+type endpoint struct {
+	*server
+	source
+}
+
+// get reads the endpoint's part of k.
+func (e *endpoint) get(ctx context.Context, k *snapshot.Kubernetes) error {
+	body, err := e.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	return e.read(&bounded{r: body, left: maxAnswer}, k)
+}
+
+// open asks, and is the body of an answer that is 200 OK. The token is read each time: the kubelet renews it within the hour.
+func (e *endpoint) open(ctx context.Context) (io.ReadCloser, error) {
+	token, err := os.ReadFile(e.token)
+	if err != nil {
+		return nil, err
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, e.base+e.path, nil)
+	if err != nil {
+		return nil, err
+	}
+	request.Header.Set("Authorization", "Bearer "+string(bytes.TrimSpace(token)))
+	answer, err := e.client.Do(request)
+	if err != nil {
+		if asked, ok := errors.AsType[*url.Error](err); ok { // which repeats the URL
+			err = asked.Err
+		}
+		return nil, err
+	}
+	if answer.StatusCode != http.StatusOK {
+		defer answer.Body.Close()
+		start, _ := io.ReadAll(io.LimitReader(answer.Body, 300))
+		return nil, &statusError{answer.StatusCode, strings.Join(strings.Fields(string(start)), " ")}
+	}
+	return answer.Body, nil
+}
+
+// maxAnswer bounds each answer, in bytes: the pods of 500 are some 5 MB as a rule.
+const maxAnswer = 32 << 20
+
+// bounded reads no more than it may.
+type bounded struct {
+	r    io.Reader
+	left int64
+}
+
+func (b *bounded) Read(p []byte) (int, error) {
+	if b.left <= 0 {
+		return 0, errTooLarge
+	}
+	n, err := b.r.Read(p[:min(int64(len(p)), b.left)])
+	b.left -= int64(n)
+	return n, err
+}
