@@ -1,5 +1,5 @@
-// Package collector reads a node and publishes what follows from the reading: one round is host, cgroups, host again, then
-// the sheet over it. It owns when and in which order things are read, and the latest result; it does not know what a result
+// Package collector reads a node and publishes what follows from the reading: one round is host, cgroups, host again, what
+// Kubernetes said last, then the sheet over it. It owns when and in which order things are read, and the latest result; it does not know what a result
 // is used for.
 package collector
 
@@ -12,6 +12,7 @@ import (
 
 	"github.com/memrecon/memrecon/cgroup"
 	"github.com/memrecon/memrecon/host"
+	"github.com/memrecon/memrecon/kubelet"
 	"github.com/memrecon/memrecon/reconcile"
 	"github.com/memrecon/memrecon/snapshot"
 )
@@ -22,6 +23,10 @@ type Config struct {
 	Procfs, Sysfs string
 	// Node is the node's name; empty for the host's own.
 	Node string
+	// Kubelet says whom to ask what Kubernetes knows of the node; nil for nobody.
+	Kubelet *kubelet.Config
+	// Saved is the folder of a saved node that may hold what Kubernetes said; empty for none.
+	Saved string
 	// Clock tells the time; nil for time.Now.
 	Clock func() time.Time
 	// Logger takes what the agent has to say; nil for nobody.
@@ -41,7 +46,7 @@ type Result struct {
 
 // SourceStatus is how one source's last reading went.
 type SourceStatus struct {
-	// Name is cgroup or host.
+	// Name is host, cgroup or kubernetes.
 	Name string
 	// Err is why there is nothing of it, nil where there is.
 	Err error
@@ -59,8 +64,10 @@ type Collector struct {
 	mode    snapshot.Mode
 	swept   cgroup.Stats // as of the sweep before
 	status  [2]SourceStatus
-	rounds  uint64
-	latest  atomic.Pointer[Result]
+	// kubernetes is nil where nobody asks.
+	kubernetes *kubernetes
+	rounds     uint64
+	latest     atomic.Pointer[Result]
 }
 
 // Open prepares the readers. A host without a memory controller is no error: Collect says what is missing, and looks again.
@@ -77,11 +84,22 @@ func Open(config Config) (*Collector, error) {
 	}
 	c := &Collector{config: config, host: h}
 	c.status[0].Name, c.status[1].Name = "host", "cgroup"
+	switch {
+	case config.Kubelet != nil:
+		if c.kubernetes, err = askKubernetes(*config.Kubelet); err != nil {
+			return nil, err
+		}
+	case config.Saved != "":
+		c.kubernetes = savedKubernetes(config.Saved)
+	}
 	return c, nil
 }
 
 // Close ends the readers and gives their file descriptors back.
 func (c *Collector) Close() error {
+	if c.kubernetes != nil {
+		c.kubernetes.stop()
+	}
 	if c.cgroups == nil {
 		return nil
 	}
@@ -106,7 +124,15 @@ func (c *Collector) Collect() *Result {
 	}
 	snap.Kernel = c.host.Release()
 	c.rounds++
-	result := &Result{Sheet: reconcile.New(snap), Sources: []SourceStatus{c.status[0], c.status[1]}, Round: c.rounds}
+	sources := []SourceStatus{c.status[0], c.status[1]}
+	if c.kubernetes != nil {
+		if said := c.kubernetes.latest.Load(); said != nil {
+			snap.Kubernetes = said.kubernetes
+			snap.Errors = append(snap.Errors, said.errs...)
+			sources = append(sources, said.status)
+		}
+	}
+	result := &Result{Sheet: reconcile.New(snap), Sources: sources, Round: c.rounds}
 	result.Finished = time.Now()
 	c.latest.Store(result)
 	return result

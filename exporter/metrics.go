@@ -16,7 +16,7 @@ import (
 // The bounds of what one scrape holds: so many series for the node and memrecon itself, and so many for each exported cgroup,
 // whatever the node is like. The Go runtime's and the process' own metrics come on top.
 const (
-	MaxNodeSeries   = 98
+	MaxNodeSeries   = 114
 	MaxCgroupSeries = 42
 )
 
@@ -161,6 +161,21 @@ func table() []metric {
 			},
 		},
 		{
+			name: "memrecon_node_figure_kubelet_bytes", unit: "bytes", kind: gauge, most: 16, labels: []string{"figure"},
+			help: "What the kubelet says a figure of the node is, of its own time.",
+			from: "the kubelet's /stats/summary",
+			node: func(n *node, out *series) {
+				for i := range figures {
+					if figures[i].Scope != reconcile.ScopeNode {
+						continue
+					}
+					if a, ok := n.Sheet.Amount(&figures[i], 0); ok {
+						out.value(a.Kubelet, figures[i].ID)
+					}
+				}
+			},
+		},
+		{
 			name: "memrecon_node_skew_bytes", unit: "bytes", kind: gauge, most: 1,
 			help: "Memory that changed its kind between the reading's first and last look at /proc/meminfo: how far cells of one sheet may be apart.",
 			from: "/proc/meminfo, twice",
@@ -197,12 +212,19 @@ func table() []metric {
 		},
 		{
 			name: "memrecon_cgroup_info", kind: gauge, most: 1,
-			labels: []string{"class", "container_id", "pod_uid", "qos", "runtime", "unit"},
-			help:   "1, with what the cgroup's path says about whose it is, to join the other metrics with.",
-			from:   "the path",
+			labels: []string{"class", "container", "container_id", "namespace", "pod", "pod_uid", "qos", "runtime", "unit"},
+			help:   "1, with what the cgroup's path and Kubernetes say about whose it is, to join the other metrics with.",
+			from:   "the path; the kubelet's /pods",
 			cgroup: func(c *cgroup, out *series) {
 				id := &c.Identity
-				out.add(1, string(id.Class), id.ContainerID, id.PodUID, string(id.QoS), id.Runtime, id.Unit)
+				var namespace, name, container string
+				if p := c.sheet.Pod(c.index); p != nil {
+					namespace, name = p.Namespace, p.Name
+				}
+				if k := c.sheet.Container(c.index); k != nil {
+					container = k.Name
+				}
+				out.add(1, string(id.Class), container, id.ContainerID, namespace, name, id.PodUID, string(id.QoS), id.Runtime, id.Unit)
 			},
 		},
 		{

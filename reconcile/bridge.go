@@ -167,9 +167,13 @@ func (s *Sheet) Questions() []Question {
 		{"Why do MemFree and MemAvailable differ?", Ref{"mem-free", OwnerNode}, Ref{"mem-available", OwnerNode}},
 		{"Why do free and kubectl top node disagree?", Ref{"free-used", OwnerNode}, Ref{"node-working-set", OwnerNode}},
 		{"Why did an older kubelet on cgroup v2 say more?", Ref{"node-working-set", OwnerNode}, Ref{"node-working-set-total-less-free", OwnerNode}},
+		{"Why does the kubelet see more available than the kernel?", Ref{"mem-available", OwnerNode}, Ref{"kubelet-available", OwnerNode}},
 		{"Why do the parts not add up to the node?", Ref{"node-working-set", OwnerNode}, Ref{"children-working-set", OwnerRoot}},
 	} {
-		if q.to.Figure == "node-working-set-total-less-free" && s.snap.Mode.Files() != snapshot.V2 {
+		switch {
+		case q.to.Figure == "node-working-set-total-less-free" && s.snap.Mode.Files() != snapshot.V2:
+			continue
+		case q.to.Figure == "kubelet-available" && s.snap.Kubernetes == nil:
 			continue
 		}
 		if b, err := s.Bridge(q.from, q.to); err == nil {

@@ -14,7 +14,8 @@ const nodes = "../testdata/nodes"
 
 func captured(t *testing.T, node string) *reconcile.Sheet {
 	t.Helper()
-	c, err := collector.Open(collector.Config{Procfs: filepath.Join(nodes, node, "proc"), Sysfs: filepath.Join(nodes, node, "sys")})
+	dir := filepath.Join(nodes, node)
+	c, err := collector.Open(collector.Config{Procfs: filepath.Join(dir, "proc"), Sysfs: filepath.Join(dir, "sys"), Saved: dir})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,7 @@ package reconcile
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/memrecon/memrecon/snapshot"
 )
@@ -24,9 +25,13 @@ type Figure struct {
 	Versions string
 
 	// needs is what must have been read of a cgroup.
-	needs     Known
+	needs Known
+	// unmet says why this sheet cannot have the figure; nil, or "", where it can.
+	unmet     func(s *Sheet) string
 	account   func(s *Sheet, row int) account
 	published func(s *Sheet, row int) snapshot.Value
+	// kubelet is what the kubelet says the figure is.
+	kubelet func(s *Sheet, row int) said
 }
 
 // Scope is whether a figure is of the node or of one cgroup.
@@ -142,6 +147,11 @@ func tree(row int, w weights) account {
 
 // Figures are all figures that memrecon knows, those of the node first.
 func Figures() []Figure {
+	return append(kernelFigures(), kubernetesFigures()...)
+}
+
+// kernelFigures are those that follow from the kernel's files alone.
+func kernelFigures() []Figure {
 	return []Figure{
 		{
 			ID: "mem-total", Scope: ScopeNode, Publisher: "/proc/meminfo, free, node_exporter, the node's capacity in Kubernetes",
@@ -163,6 +173,7 @@ func Figures() []Figure {
 				"and of cache and of slab each less the smaller of its half and the low watermarks",
 			Source:   "mm/show_mem.c si_mem_available, mm/page_alloc.c calculate_totalreserve_pages",
 			Versions: "Linux >= 4.5; 3.14 to 4.4 leave the low watermarks free in place of the reserves",
+			unmet:    needsZones,
 			account:  memAvailable,
 			published: func(s *Sheet, _ int) snapshot.Value {
 				return s.snap.Host.Meminfo.MemAvailable
@@ -171,6 +182,7 @@ func Figures() []Figure {
 		{
 			ID: "free-used", Scope: ScopeNode, Publisher: "free and top (procps >= 4); Grafana panels on node_exporter: 1 - MemAvailable / MemTotal",
 			Formula: "MemTotal - MemAvailable", Source: "procps library/meminfo.c", Versions: "procps >= 4.0.1",
+			unmet:   needsZones,
 			account: func(s *Sheet, row int) account { return complement(memAvailable(s, row)) },
 			published: func(s *Sheet, _ int) snapshot.Value {
 				return difference(s.snap.Host.Meminfo.MemTotal, s.snap.Host.Meminfo.MemAvailable)
@@ -196,6 +208,7 @@ func Figures() []Figure {
 			Source:  "opencontainers/cgroups fs2 rootStatsFromMeminfo; mm/memcontrol-v1.c mem_cgroup_usage", Versions: "v1: Linux >= 6.4, before it without the swap cache; v2: runc >= 1.1.9's library, kubelet >= 1.29",
 			account:   func(s *Sheet, _ int) account { return node(fileKinds.and(Anon), s.rootSwapCache()...) },
 			published: rootUsage,
+			kubelet:   nodeSaid(usageField),
 		},
 		{
 			ID: "node-working-set", Scope: ScopeNode, Publisher: "kubelet /stats/summary node workingSetBytes, kubectl top node, eviction's memory.available",
@@ -204,6 +217,7 @@ func Figures() []Figure {
 			account: func(s *Sheet, _ int) account {
 				return node(fileKinds.and(Anon).without(FileInactive), s.rootSwapCache()...).floor(s)
 			},
+			kubelet: nodeSaid(workingSetField),
 		},
 		{
 			ID: "node-usage-total-less-free", Scope: ScopeNode, Publisher: "kubelet /stats/summary node usageBytes on cgroup v2, older kubelets",
@@ -226,12 +240,14 @@ func Figures() []Figure {
 			Source:  "mm/memcontrol.c", Versions: "all",
 			account:   func(_ *Sheet, row int) account { return tree(row, everything) },
 			published: func(s *Sheet, row int) snapshot.Value { return s.snap.Cgroups[row].Usage },
+			kubelet:   cgroupSaid(usageField),
 		},
 		{
 			ID: "working-set", Scope: ScopeCgroup, needs: KnownUsage | KnownStat, Publisher: "kubelet workingSetBytes, kubectl top pod, cAdvisor container_memory_working_set_bytes",
 			Formula: "usage - inactive_file (v1: total_inactive_file), not below 0",
 			Source:  "cAdvisor container/libcontainer/handler.go setMemoryStats", Versions: "all",
 			account: func(s *Sheet, row int) account { return tree(row, everything.without(FileInactive)).floor(s) },
+			kubelet: cgroupSaid(workingSetField),
 		},
 		{
 			ID: "rss", Scope: ScopeCgroup, needs: KnownStat, Publisher: "kubelet rssBytes, cAdvisor container_memory_rss",
@@ -239,6 +255,7 @@ func Figures() []Figure {
 			Source:  "cAdvisor container/libcontainer/handler.go setMemoryStats", Versions: "all",
 			account:   func(_ *Sheet, row int) account { return tree(row, counting(Anon)) },
 			published: func(s *Sheet, row int) snapshot.Value { return s.statValue(row, "anon", "total_rss") },
+			kubelet:   cgroupSaid(rssField),
 		},
 		{
 			ID: "cache", Scope: ScopeCgroup, needs: KnownStat, Publisher: "cAdvisor container_memory_cache",
@@ -292,6 +309,14 @@ func Figures() []Figure {
 			},
 		},
 	}
+}
+
+// needsZones says why there are no figures that take the watermarks into account.
+func needsZones(s *Sheet) string {
+	if s.snap.Host.PageSize == 0 || len(s.snap.Host.Zones) == 0 {
+		return "/proc/zoneinfo, which has the watermarks, could not be read"
+	}
+	return ""
 }
 
 // complement is MemTotal less the account.
@@ -437,6 +462,9 @@ type Amount struct {
 	Bytes int64
 	// Published is the publisher's own number, absent where the snapshot does not have it.
 	Published snapshot.Value
+	// Kubelet is what the kubelet says, at KubeletTime; absent where it was not asked or says nothing of it.
+	Kubelet     snapshot.Value
+	KubeletTime time.Time
 }
 
 // Amounts are all figures of all owners, the node's first.
@@ -473,6 +501,10 @@ func (s *Sheet) Amount(f *Figure, row int) (Amount, bool) {
 	if f.published != nil {
 		a.Published = f.published(s, row)
 	}
+	if f.kubelet != nil {
+		said := f.kubelet(s, row)
+		a.Kubelet, a.KubeletTime = said.value, said.time
+	}
 	return a, true
 }
 
@@ -483,8 +515,8 @@ func (s *Sheet) applies(f *Figure, row int) error {
 	switch {
 	case f.Scope == ScopeNode && !s.TotalKnown:
 		return &NotApplicableError{ID: f.ID, Owner: OwnerNode, Why: "/proc/meminfo could not be read"}
-	case (f.ID == "mem-available" || f.ID == "free-used") && (s.snap.Host.PageSize == 0 || len(s.snap.Host.Zones) == 0):
-		return &NotApplicableError{ID: f.ID, Owner: OwnerNode, Why: "/proc/zoneinfo, which has the watermarks, could not be read"}
+	case f.unmet != nil && f.unmet(s) != "":
+		return &NotApplicableError{ID: f.ID, Owner: OwnerNode, Why: f.unmet(s)}
 	case f.Scope == ScopeNode:
 		return nil
 	case s.Rows[row].Cgroup < 0:

@@ -43,6 +43,9 @@ func (s *Sheet) Name(row int) string {
 		return owners[r.ID].name
 	}
 	id := &s.snap.Cgroups[r.Cgroup].Identity
+	if name := s.podName(row, id); name != "" {
+		return name
+	}
 	switch id.Class {
 	case snapshot.ClassPod:
 		return "pod " + short(id.PodUID)

@@ -60,6 +60,8 @@ type Row struct {
 	UsageBytes int64 `json:"usage_bytes"`
 	// LimitBytes is the owner's own hard limit, null where it has none or it is not known.
 	LimitBytes *uint64 `json:"limit_bytes"`
+	// Kubernetes is null where it is not known.
+	Kubernetes *Kubernetes `json:"kubernetes"`
 }
 
 // Figure is a published figure of one owner.
@@ -71,7 +73,27 @@ type Figure struct {
 	Bytes int64 `json:"bytes"`
 	// PublishedBytes is the publisher's own number, null where it could not be read.
 	PublishedBytes *uint64 `json:"published_bytes"`
-	Formula        string  `json:"formula"`
+	// Kubelet is what the kubelet says, null where it was not asked or says nothing of it.
+	Kubelet *Said  `json:"kubelet"`
+	Formula string `json:"formula"`
+}
+
+// Said is a number of the kubelet's, which is of its own time.
+type Said struct {
+	Bytes uint64    `json:"bytes"`
+	Time  time.Time `json:"time"`
+}
+
+// Kubernetes is a cgroup's pod and container as Kubernetes knows them.
+type Kubernetes struct {
+	Namespace string `json:"namespace"`
+	Pod       string `json:"pod"`
+	// Container is empty for the pod's own cgroup and its sandbox.
+	Container    string       `json:"container"`
+	QoS          snapshot.QoS `json:"qos"`
+	Priority     int32        `json:"priority"`
+	RequestBytes *uint64      `json:"request_bytes"`
+	LimitBytes   *uint64      `json:"limit_bytes"`
 }
 
 // Bridge is the difference between two figures: its steps sum to DifferenceBytes.
@@ -122,9 +144,13 @@ func NewDocument(s *reconcile.Sheet) *Document {
 		Errors:   []Error{},
 	}
 	for _, a := range s.Amounts() {
-		d.Figures = append(d.Figures, Figure{
+		f := Figure{
 			ID: a.Figure.ID, Owner: a.Owner, Publisher: a.Figure.Publisher, Bytes: a.Bytes, PublishedBytes: number(a.Published), Formula: a.Figure.Formula,
-		})
+		}
+		if n, ok := a.Kubelet.Get(); ok {
+			f.Kubelet = &Said{n, a.KubeletTime.UTC()}
+		}
+		d.Figures = append(d.Figures, f)
 	}
 	for _, q := range s.Questions() {
 		d.Bridges = append(d.Bridges, NewBridge(&q.Bridge, mostOwners))
@@ -147,7 +173,7 @@ func newSheet(s *reconcile.Sheet) Sheet {
 		r := &s.Rows[i]
 		row := Row{
 			ID: r.ID, Class: s.Class(i), Name: s.Name(i), Cells: map[string]int64{}, OwnBytes: r.Own.Sum(), UsageBytes: r.UsageBytes(),
-			LimitBytes: number(s.Limit(i)),
+			LimitBytes: number(s.Limit(i)), Kubernetes: newKubernetes(s, i),
 		}
 		if r.Parent >= 0 {
 			row.Parent = &s.Rows[r.Parent].ID
@@ -160,6 +186,20 @@ func newSheet(s *reconcile.Sheet) Sheet {
 		sheet.Rows = append(sheet.Rows, row)
 	}
 	return sheet
+}
+
+func newKubernetes(s *reconcile.Sheet, row int) *Kubernetes {
+	pod, container := s.Pod(row), s.Container(row)
+	if pod == nil {
+		return nil
+	}
+	k := &Kubernetes{
+		Namespace: pod.Namespace, Pod: pod.Name, QoS: pod.QoS, Priority: pod.Priority, RequestBytes: number(pod.Request), LimitBytes: number(pod.Limit),
+	}
+	if container != nil {
+		k.Container, k.RequestBytes, k.LimitBytes = container.Name, number(container.Request), number(container.Limit)
+	}
+	return k
 }
 
 // mostOwners is how many owners the bridges of a document name for each kind: with thousands of cgroups each of a bridge's

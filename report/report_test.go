@@ -30,7 +30,7 @@ const nodes = "../testdata/nodes"
 func sheet(t *testing.T, node string) *reconcile.Sheet {
 	t.Helper()
 	c, err := collector.Open(collector.Config{
-		Procfs: filepath.Join(nodes, node, "proc"), Sysfs: filepath.Join(nodes, node, "sys"), Node: node,
+		Procfs: filepath.Join(nodes, node, "proc"), Sysfs: filepath.Join(nodes, node, "sys"), Node: node, Saved: filepath.Join(nodes, node),
 		Clock: func() time.Time { return time.Date(2026, 11, 23, 3, 0, 0, 0, time.UTC) },
 	})
 	if err != nil {

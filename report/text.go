@@ -11,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/memrecon/memrecon/reconcile"
+	"github.com/memrecon/memrecon/snapshot"
 )
 
 // Options of the text.
@@ -28,6 +29,7 @@ func Text(w io.Writer, s *reconcile.Sheet, o Options) error {
 	t.headline(s)
 	t.owners(s)
 	t.cgroups(s)
+	t.kubernetes(s)
 	t.questions(s)
 	t.findings(s)
 	_, err := io.WriteString(w, t.b.String())
@@ -328,6 +330,78 @@ func (t *text) cgroups(s *reconcile.Sheet) {
 			}
 		}
 		t.printf("%s %9s %12s %8s %9s %12s\n", pad(s.Name(i), nameWidth), figure("usage"), figure("working-set"), figure("rss"), limit, of)
+	}
+}
+
+// kubernetes shows what the kubelet and the API server say of the node, beside what the kernel says.
+func (t *text) kubernetes(s *reconcile.Sheet) {
+	k := s.Snapshot().Kubernetes
+	if k == nil {
+		return
+	}
+	amounts := map[string]reconcile.Amount{}
+	for _, f := range reconcile.Figures() {
+		if a, ok := s.Amount(&f, 0); ok && f.Scope == reconcile.ScopeNode {
+			amounts[f.ID] = a
+		}
+	}
+	t.printf("\n%s\n", t.paint(bold, "What Kubernetes says"))
+	if a, ok := amounts["node-working-set"]; ok {
+		if said, ok := a.Kubelet.Get(); ok {
+			words := "kubectl top node: " + Size(int64(said))
+			if allocatable, ok := k.Node.Allocatable.Get(); ok {
+				words += fmt.Sprintf(", %s of allocatable %s and %s of capacity %s", percent(int64(said), int64(allocatable)), Size(int64(allocatable)),
+					percent(int64(said), s.Total), Size(s.Total))
+			}
+			t.wrapped("  ", "    ", fmt.Sprintf("%s; as of %s, now it is %s.", words, a.KubeletTime.UTC().Format("15:04:05"), Size(a.Bytes)))
+		}
+	}
+	if limit, ok := amounts["kubepods-limit"]; ok {
+		t.wrapped("  ", "    ", fmt.Sprintf("Limit of all pods together: %s%s.", reserved(s.Total, &k.Config, snapshot.Value{}, limit.Bytes),
+			agreed(limit, "the kernel has")))
+	}
+	if allocatable, ok := amounts["allocatable"]; ok {
+		threshold := k.Config.EvictionHard.Of(uint64(s.Total))
+		t.wrapped("  ", "    ", fmt.Sprintf("Allocatable to pods: %s%s.", reserved(s.Total, &k.Config, threshold, allocatable.Bytes),
+			agreed(allocatable, "the API server has")))
+		if n, ok := threshold.Get(); ok {
+			if available, ok := amounts["kubelet-available"]; ok {
+				t.wrapped("  ", "    ", fmt.Sprintf("The kubelet evicts pods when what it takes for available, %s now, is below %s: %s to go.",
+					Size(available.Bytes), Size(int64(n)), Size(available.Bytes-int64(n))))
+			}
+		}
+	}
+	if id, off, other := s.RootFormula(); id != "" {
+		t.wrapped("  ", "    ", fmt.Sprintf("This kubelet computes the node's working set as %s: %s off, where the other formula would be %s off.", id, Size(off), Size(other)))
+	}
+}
+
+// reserved is the sum from capacity down to what pods may have.
+func reserved(capacity int64, config *snapshot.KubeletConfig, threshold snapshot.Value, result int64) string {
+	words := "capacity " + Size(capacity)
+	for _, part := range []struct {
+		name  string
+		value snapshot.Value
+	}{{"kube-reserved", config.KubeReserved}, {"system-reserved", config.SystemReserved}, {"hard eviction threshold", threshold}} {
+		if n, ok := part.value.Get(); ok && n > 0 {
+			words += " - " + part.name + " " + Size(int64(n))
+		}
+	}
+	return words + " = " + Size(result)
+}
+
+// agreed says whether a figure is what its publisher has.
+func agreed(a reconcile.Amount, who string) string {
+	n, ok := a.Published.Get()
+	switch {
+	case a.Published.IsUnlimited():
+		return ", but " + who + " no limit"
+	case !ok:
+		return ""
+	case int64(n) == a.Bytes:
+		return ", as " + who + " it"
+	default:
+		return fmt.Sprintf(", but %s %s", who, Size(int64(n)))
 	}
 }
 

@@ -150,10 +150,14 @@ func TestCaptureAndBack(t *testing.T) {
 		t.Fatal(stderr)
 	}
 	_, text, _ := memrecon("report", "--from", redacted, "-o", "json")
-	for _, name := range []string{"worker-7", "97074e61-dc88-479a-a96a-0cdde87b3b1f", "d9ad7b59abe89465670e062862922523c3e7547b1e34fe5e5d036c8cc758a489"} {
+	for _, name := range []string{"worker-7", "97074e61-dc88-479a-a96a-0cdde87b3b1f", "d9ad7b59abe89465670e062862922523c3e7547b1e34fe5e5d036c8cc758a489",
+		"burstable-tmpfs", "besteffort-cache", "kube-system", "writer", "lab-node"} {
 		if strings.Contains(text, name) {
 			t.Errorf("%s is in the redacted report", name)
 		}
+	}
+	if !strings.Contains(text, `"kubernetes": {`) {
+		t.Error("the redacted report has no pods any more")
 	}
 	plain, hidden := document(t, "--from", file), document(t, "--from", redacted)
 	if plain.Sheet.TotalBytes != hidden.Sheet.TotalBytes || plain.Sheet.ResidualBytes != hidden.Sheet.ResidualBytes ||

@@ -1,0 +1,99 @@
+package collector
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/memrecon/memrecon/kubelet"
+	"github.com/memrecon/memrecon/snapshot"
+)
+
+// kubeletInterval is how often Kubernetes is asked: the kubelet renews its figures every 10 to 15 s.
+const kubeletInterval = 10 * time.Second
+
+// kubernetes keeps the newest of what Kubernetes says. It asks beside the rounds, which never wait for a network.
+type kubernetes struct {
+	latest atomic.Pointer[answer]
+	first  chan struct{} // closed when there is a first answer
+	stop   func()
+}
+
+// answer is what Kubernetes said at one time.
+type answer struct {
+	kubernetes *snapshot.Kubernetes
+	errs       []snapshot.SourceError
+	status     SourceStatus
+}
+
+// savedKubernetes is what a saved node has of it, nil where it has nothing.
+func savedKubernetes(dir string) *kubernetes {
+	began := time.Now()
+	k, errs := kubelet.FromFiles(dir)
+	if k == nil {
+		return nil
+	}
+	said := &kubernetes{first: make(chan struct{}), stop: func() {}}
+	said.publish(k, errs, began)
+	return said
+}
+
+// askKubernetes begins to ask.
+func askKubernetes(config kubelet.Config) (*kubernetes, error) {
+	client, err := kubelet.Open(config)
+	if err != nil {
+		return nil, err
+	}
+	said := &kubernetes{first: make(chan struct{})}
+	ctx, cancel := context.WithCancel(context.Background())
+	var asking sync.WaitGroup
+	asking.Go(func() {
+		ticker := time.NewTicker(kubeletInterval)
+		defer ticker.Stop()
+		for ctx.Err() == nil {
+			began := time.Now()
+			k, errs := client.Read(ctx)
+			said.publish(&k, errs, began)
+			select {
+			case <-ctx.Done():
+			case <-ticker.C:
+			}
+		}
+	})
+	said.stop = func() {
+		cancel()
+		asking.Wait()
+		client.Close()
+	}
+	return said, nil
+}
+
+// publish makes an answer the newest. What it lacks is not taken from an older one: an error says that it is missing.
+func (said *kubernetes) publish(k *snapshot.Kubernetes, errs []snapshot.SourceError, began time.Time) {
+	before := said.latest.Load()
+	a := &answer{kubernetes: k, errs: errs, status: SourceStatus{Name: "kubernetes", Duration: time.Since(began)}}
+	switch {
+	case k.Summary.IsZero() && k.Pods == nil && k.WorkingSets == nil && k.Config.IsZero() && k.Node.IsZero() && len(errs) > 0:
+		a.kubernetes = nil
+		a.status.Err = fmt.Errorf("%s: %s", errs[0].Source, errs[0].Error)
+		if before != nil {
+			a.status.Time = before.status.Time
+		}
+	default:
+		a.status.Time = began
+	}
+	said.latest.Store(a)
+	if before == nil {
+		close(said.first)
+	}
+}
+
+// AwaitKubernetes waits until Kubernetes has answered once, or could not; at once where nobody asks. The kubelet package bounds
+// how long that takes.
+func (c *Collector) AwaitKubernetes() {
+	if c.kubernetes != nil {
+		<-c.kubernetes.first
+	}
+}
