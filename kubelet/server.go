@@ -136,7 +136,7 @@ func (e *endpoint) open(ctx context.Context) (io.ReadCloser, error) {
 // maxAnswer bounds each answer, in bytes: the pods of 500 are some 5 MB as a rule.
 const maxAnswer = 32 << 20
 
-// bounded reads no more than it may.
+// bounded reads no more than it may, and tells an answer that breaks off from one that is wrong.
 type bounded struct {
 	r    io.Reader
 	left int64
@@ -148,5 +148,8 @@ func (b *bounded) Read(p []byte) (int, error) {
 	}
 	n, err := b.r.Read(p[:min(int64(len(p)), b.left)])
 	b.left -= int64(n)
+	if err != nil && err != io.EOF {
+		err = fmt.Errorf("%w: %w", errBroken, err)
+	}
 	return n, err
 }
