@@ -102,8 +102,10 @@ func TestWatchFaults(t *testing.T) {
 		error, hint string
 	}{
 		"403": {
-			func(w http.ResponseWriter, _ *http.Request) { http.Error(w, `{"kind":"Status"}`, 403) },
-			"it answers 403 Forbidden", "grant watch on nodes to memrecon's ServiceAccount",
+			func(w http.ResponseWriter, _ *http.Request) {
+				http.Error(w, `{"kind":"Status","message":"nodes is forbidden: cannot watch"}`, 403)
+			},
+			"it answers 403 Forbidden: nodes is forbidden: cannot watch", "grant watch on nodes to memrecon's ServiceAccount",
 		},
 		"401": {
 			func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "", 401) }, "401", "the API server does not know memrecon's token",
