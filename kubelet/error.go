@@ -32,6 +32,7 @@ func (e *statusError) Error() string {
 
 var (
 	errTooLarge = fmt.Errorf("the answer is larger than %d MiB", maxAnswer>>20)
+	errBroken   = errors.New("the answer breaks off")
 	errNoNode   = errors.New("there is no Node of this name")
 )
 
@@ -49,6 +50,9 @@ func reason(err error) string {
 		return fmt.Sprintf("its certificate holds from %s to %s only",
 			expired.Cert.NotBefore.Format(time.RFC3339), expired.Cert.NotAfter.Format(time.RFC3339))
 	}
+	if isBroken(err) {
+		return errBroken.Error()
+	}
 	if lookup, ok := errors.AsType[*net.DNSError](err); ok {
 		return "looking up its name: " + lookup.Err
 	}
@@ -61,6 +65,10 @@ func reason(err error) string {
 func isTimeout(err error) bool {
 	slow, ok := errors.AsType[net.Error](err)
 	return ok && slow.Timeout()
+}
+
+func isBroken(err error) bool {
+	return errors.Is(err, errBroken) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)
 }
 
 // remedy is what the user can do about an error of an endpoint.
@@ -77,7 +85,7 @@ func (e *endpoint) remedy(err error) string {
 		return e.flag + " must be one of the names that the certificate of " + e.name + " is for"
 	case is[*tls.CertificateVerificationError](err):
 		return "renew the certificate of " + e.name + ", and check the clocks"
-	case is[tls.RecordHeaderError](err):
+	case errors.Is(err, http.ErrSchemeMismatch), is[tls.RecordHeaderError](err):
 		return "what listens there does not speak TLS: " + e.flag + " must have the secure port"
 	case errors.Is(err, errNoNode):
 		return "name the node with --node as kubectl get nodes does"
@@ -85,8 +93,8 @@ func (e *endpoint) remedy(err error) string {
 		return e.name + " is busy, or something drops the packets: look into its log, and at firewalls and network policies"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "nothing listens there: check that " + e.name + " runs, and that " + e.flag + " is where"
-	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
-		return "the answer breaks off, as it does when " + e.name + " stops; if it goes on, look into its log"
+	case isBroken(err):
+		return "that is so when " + e.name + " stops; if it goes on, look into its log"
 	case is[net.Error](err):
 		return "check that " + e.flag + " is the address of " + e.name
 	}

@@ -37,9 +37,8 @@ type Config struct {
 
 // Client asks one kubelet, and watches its Node. Read and Close must not run at the same time.
 type Client struct {
-	kubelet *server
-	api     *server // nil without an API server
-	node    *watch  // likewise
+	kubelet []endpoint
+	node    *watch // nil without an API server
 	timeout time.Duration
 }
 
@@ -49,9 +48,12 @@ func Open(config Config) (*Client, error) {
 		config.Timeout = 5 * time.Second
 	}
 	c := &Client{timeout: config.Timeout}
-	var err error
-	if c.kubelet, err = newKubelet(&config); err != nil {
+	kubelet, err := newKubelet(&config)
+	if err != nil {
 		return nil, err
+	}
+	for _, s := range kubeletSources() {
+		c.kubelet = append(c.kubelet, endpoint{kubelet, s})
 	}
 	if config.APIServer == "" {
 		return c, nil
@@ -59,19 +61,20 @@ func Open(config Config) (*Client, error) {
 	if config.Node == "" {
 		return nil, errors.New("the name of the Node is not known: give it with --node")
 	}
-	if c.api, err = newAPIServer(&config); err != nil {
+	api, err := newAPIServer(&config)
+	if err != nil {
 		return nil, err
 	}
-	c.node = startWatch(endpoint{c.api, nodeSource(config.Node)})
+	c.node = startWatch(endpoint{api, nodeSource(config.Node)})
 	return c, nil
 }
 
 // Close ends the watch, and the connections.
 func (c *Client) Close() {
-	c.kubelet.client.CloseIdleConnections()
+	c.kubelet[0].client.CloseIdleConnections()
 	if c.node != nil {
 		c.node.stop()
-		c.api.client.CloseIdleConnections()
+		c.node.client.CloseIdleConnections()
 	}
 }
 
@@ -82,25 +85,25 @@ func (c *Client) Read(ctx context.Context) (snapshot.Kubernetes, []snapshot.Sour
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 
-	sources := kubeletSources()
-	errs := make([]error, len(sources)+1)
-	endpoints := make([]endpoint, len(sources), len(errs))
-	var group sync.WaitGroup
-	for i, s := range sources {
-		endpoints[i] = endpoint{c.kubelet, s}
-		group.Go(func() { errs[i] = endpoints[i].get(ctx, &k) }) // each fills a part of its own
+	errs := make([]error, len(c.kubelet))
+	var asking sync.WaitGroup
+	for i := range c.kubelet {
+		asking.Go(func() { errs[i] = c.kubelet[i].get(ctx, &k) }) // each fills a part of its own
 	}
+	var nodeErr error
 	if c.node != nil {
-		endpoints = append(endpoints, c.node.endpoint)
-		k.Node, errs[len(sources)] = c.node.latest(ctx)
+		k.Node, nodeErr = c.node.latest(ctx)
 	}
-	group.Wait()
+	asking.Wait()
 
 	var failed []snapshot.SourceError
 	for i, err := range errs {
 		if err != nil {
-			failed = append(failed, endpoints[i].failed(err))
+			failed = append(failed, c.kubelet[i].failed(err))
 		}
+	}
+	if nodeErr != nil {
+		failed = append(failed, c.node.failed(nodeErr))
 	}
 	return k, failed
 }

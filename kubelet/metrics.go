@@ -32,8 +32,8 @@ func parseWorkingSets(r io.Reader) ([]snapshot.WorkingSet, error) {
 	} {
 		for _, m := range families[name].GetMetric() {
 			bytes := m.GetGauge().GetValue()
-			if !(bytes >= 0 && bytes < 1<<63) || m.TimestampMs == nil {
-				return nil, fmt.Errorf("%s %g is not a size with a time", name, bytes)
+			if m.GetGauge() == nil || !(bytes >= 0 && bytes < 1<<63) || m.TimestampMs == nil {
+				return nil, fmt.Errorf("%s %g is no gauge with a size and a time", name, bytes)
 			}
 			sample := snapshot.WorkingSet{Time: time.UnixMilli(m.GetTimestampMs()).UTC(), Bytes: uint64(bytes)}
 			for _, l := range m.GetLabel() {

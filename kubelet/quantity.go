@@ -2,6 +2,7 @@ package kubelet
 
 import (
 	"fmt"
+	"math"
 	"math/big"
 	"strconv"
 	"strings"
@@ -23,7 +24,7 @@ func (q *quantity) UnmarshalJSON(b []byte) error {
 }
 
 // parseQuantity reads a quantity of memory (k8s.io/apimachinery, pkg/api/resource): a decimal number with a binary suffix
-// (Ki), a decimal one (k, or m for thousandths) or an exponent (e3). A part of a byte counts as one, as in Quantity.Value.
+// (Ki), a decimal one (k, or m for thousandths) or an exponent (e3). A part of a byte counts as one.
 func parseQuantity(s string) (snapshot.Value, error) {
 	bad := func(why string) (snapshot.Value, error) {
 		return snapshot.Value{}, fmt.Errorf("%.40q is not a quantity of memory: %s", s, why)
@@ -45,7 +46,7 @@ func parseQuantity(s string) (snapshot.Value, error) {
 		bytes.Add(bytes, big.NewInt(1))
 	}
 	if !bytes.IsInt64() {
-		return bad("it is more than 2^63 bytes")
+		bytes.SetInt64(math.MaxInt64) // as Quantity.Value does
 	}
 	return snapshot.Of(bytes.Uint64()), nil
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -127,16 +128,28 @@ func (e *endpoint) open(ctx context.Context) (io.ReadCloser, error) {
 	}
 	if answer.StatusCode != http.StatusOK {
 		defer answer.Body.Close()
-		start, _ := io.ReadAll(io.LimitReader(answer.Body, 300))
-		return nil, &statusError{answer.StatusCode, strings.Join(strings.Fields(string(start)), " ")}
+		text, _ := io.ReadAll(io.LimitReader(answer.Body, 4<<10))
+		return nil, &statusError{answer.StatusCode, inWords(text)}
 	}
 	return answer.Body, nil
+}
+
+// inWords is what an answer says that is an error: the API server's is a Status in JSON, the kubelet's a line of text.
+func inWords(answer []byte) string {
+	var status struct {
+		Message string `json:"message"`
+	}
+	text := string(answer)
+	if err := json.Unmarshal(answer, &status); err == nil {
+		text = status.Message
+	}
+	return fmt.Sprintf("%.300s", strings.Join(strings.Fields(text), " "))
 }
 
 // maxAnswer bounds each answer, in bytes: the pods of 500 are some 5 MB as a rule.
 const maxAnswer = 32 << 20
 
-// bounded reads no more than it may.
+// bounded reads no more than it may, and tells an answer that breaks off from one that is wrong.
 type bounded struct {
 	r    io.Reader
 	left int64
@@ -148,5 +161,8 @@ func (b *bounded) Read(p []byte) (int, error) {
 	}
 	n, err := b.r.Read(p[:min(int64(len(p)), b.left)])
 	b.left -= int64(n)
+	if err != nil && err != io.EOF {
+		err = fmt.Errorf("%w: %w", errBroken, err)
+	}
 	return n, err
 }

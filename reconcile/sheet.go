@@ -40,6 +40,7 @@ type Sheet struct {
 	Findings []Finding
 
 	snap *snapshot.Snapshot
+	pods map[string]*snapshot.Pod // by UID
 }
 
 // Row is one owner's line in the sheet.
@@ -78,7 +79,7 @@ func (r *Row) UsageBytes() int64 { return r.All.Sum() }
 
 // New makes the sheet of a snapshot.
 func New(snap *snapshot.Snapshot) *Sheet {
-	s := &Sheet{snap: snap, Rows: make([]Row, 0, len(snap.Cgroups)+6)}
+	s := &Sheet{snap: snap, pods: podsByUID(snap.Kubernetes), Rows: make([]Row, 0, len(snap.Cgroups)+6)}
 	s.addCgroups()
 	s.closeNode()
 	s.Skew = skew(&snap.Host)

@@ -55,6 +55,13 @@ func anySnapshot(t *rapid.T) *Snapshot {
 			Swaps:    []Swap{{Name: "/dev/sda2", SizeBytes: 1 << 30, Priority: -2}},
 			PageSize: 4096, CPUs: 2,
 		},
+		Kubernetes: rapid.SampledFrom([]*Kubernetes{nil, {}, {
+			Time:        time.Unix(7, 0).UTC(),
+			Summary:     Summary{Node: MemoryStats{Time: time.Unix(6, 0).UTC(), Available: value("available")}, Pods: []PodStats{{Name: "a", Containers: []ContainerStats{{Name: "b"}}}}},
+			WorkingSets: []WorkingSet{{Pod: "a", Time: time.UnixMilli(6001).UTC(), Bytes: 5}}, Pods: []Pod{},
+			Config: KubeletConfig{CgroupDriver: "systemd", EvictionHard: Threshold{Percent: 2.5}, EvictionSoftGrace: time.Minute, ThrottlingFactor: new(float64)},
+			Node:   Node{Name: "a", Capacity: value("capacity"), Conditions: []Condition{{Type: "Ready"}}, Taints: []Taint{{Key: "k"}}},
+		}, {Pods: []Pod{{UID: "u", Limit: value("limit"), Containers: []Container{{Kind: SidecarContainer, Terminated: Termination{ExitCode: 1}}}}}}}).Draw(t, "kubernetes"),
 		Sweep:  Sweep{Cgroups: 3, Duration: time.Millisecond},
 		Errors: []SourceError{{Source: rapid.String().Draw(t, "source"), Error: "gone", Hint: "look"}},
 	}

@@ -9,7 +9,7 @@ import (
 )
 
 // Redact is a copy of s for other people's eyes. The names of the node, of cgroups and their units, of pods, containers and
-// swap areas, and the paths and names in errors are replaced by a keyed hash, the same name by the same everywhere; without
+// swap areas, and the paths, names and addresses in errors are replaced by a keyed hash, the same name by the same everywhere; without
 // the salt nobody can try names out. What the form of a name says stays: that a cgroup is kubepods or a slice, that a pod's
 // UID or a container's ID stands in it and whose runtime made it, so that identify (cgroup.Identify) tells the same of both.
 // Numbers, the time and the kernel's release stay as they are.
@@ -34,9 +34,63 @@ func Redact(s *Snapshot, salt []byte, identify func(path string) Identity) *Snap
 		c.Path = r.name(c.Path)
 		c.Identity = identify(c.Path)
 	}
+	out.Kubernetes = r.kubernetes(s.Kubernetes)
 	out.Errors = slices.Clone(s.Errors)
 	for i, e := range out.Errors {
 		out.Errors[i] = SourceError{Source: r.sentence(e.Source), Error: r.sentence(e.Error), Hint: r.sentence(e.Hint)}
+	}
+	return &out
+}
+
+// kubernetes replaces the names of pods, containers and the node, and of conditions and taints that are not Kubernetes' own.
+func (r *redactor) kubernetes(k *Kubernetes) *Kubernetes {
+	if k == nil {
+		return nil
+	}
+	out := *k
+	out.Summary.Pods = slices.Clone(k.Summary.Pods)
+	for i := range out.Summary.Pods {
+		p := &out.Summary.Pods[i]
+		p.Namespace, p.Name, p.UID = r.name(p.Namespace), r.name(p.Name), r.name(p.UID)
+		p.Containers = slices.Clone(p.Containers)
+		for j := range p.Containers {
+			p.Containers[j].Name = r.name(p.Containers[j].Name)
+		}
+	}
+	out.WorkingSets = slices.Clone(k.WorkingSets)
+	for i := range out.WorkingSets {
+		w := &out.WorkingSets[i]
+		w.Namespace, w.Pod, w.Container = r.name(w.Namespace), r.name(w.Pod), r.name(w.Container)
+	}
+	out.Pods = slices.Clone(k.Pods)
+	for i := range out.Pods {
+		p := &out.Pods[i]
+		p.Namespace, p.Name, p.UID = r.name(p.Namespace), r.name(p.Name), r.name(p.UID)
+		p.Containers = slices.Clone(p.Containers)
+		for j := range p.Containers {
+			c := &p.Containers[j]
+			c.Name, c.ID = r.name(c.Name), r.name(c.ID)
+		}
+	}
+	if k.Node.Name != "" {
+		out.Node.Name = r.word(k.Node.Name) // as in Snapshot.Node
+		r.names[k.Node.Name] = out.Node.Name
+	}
+	out.Node.Conditions = slices.Clone(k.Node.Conditions)
+	for i := range out.Node.Conditions {
+		switch c := &out.Node.Conditions[i]; c.Type {
+		case "Ready", "MemoryPressure", "DiskPressure", "PIDPressure", "NetworkUnavailable":
+		default:
+			c.Type, c.Reason = r.name(c.Type), r.name(c.Reason)
+		}
+	}
+	out.Node.Taints = slices.Clone(k.Node.Taints)
+	for i := range out.Node.Taints {
+		t := &out.Node.Taints[i]
+		if !strings.HasPrefix(t.Key, "node.kubernetes.io/") {
+			t.Key = r.name(t.Key)
+		}
+		t.Value = r.name(t.Value)
 	}
 	return &out
 }
@@ -60,7 +114,7 @@ func (r *redactor) sentence(text string) string {
 		switch {
 		case known:
 			b.WriteString(replacement)
-		case strings.Contains(name, "/") || len(name) >= staticUID:
+		case strings.Contains(name, "/") || len(name) >= staticUID || strings.Count(name, ".")+strings.Count(name, ":") > 1: // an address
 			b.WriteString(r.name(name))
 		default:
 			b.WriteString(name)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -53,15 +54,33 @@ func named(t *testing.T) (s *snapshot.Snapshot, secrets []string) {
 	} {
 		add(p)
 	}
+	stats := snapshot.ContainerStats{Name: "ledgerd"}
+	s.Kubernetes = &snapshot.Kubernetes{
+		Summary: snapshot.Summary{
+			System: []snapshot.ContainerStats{{Name: "kubelet"}},
+			Pods:   []snapshot.PodStats{{Namespace: "acme-prod", Name: "billing-7d9f", UID: podUID, Containers: []snapshot.ContainerStats{stats}}},
+		},
+		WorkingSets: []snapshot.WorkingSet{{Namespace: "acme-prod", Pod: "billing-7d9f", Container: "ledgerd", Bytes: 7}},
+		Pods: []snapshot.Pod{{Namespace: "acme-prod", Name: "billing-7d9f", UID: podUID, Phase: "Failed", Reason: "Evicted",
+			Containers: []snapshot.Container{{Name: "ledgerd", ID: secrets[0], Runtime: "containerd"}}}},
+		Node: snapshot.Node{
+			Name: s.Node, KubeletVersion: "v1.37.2",
+			Conditions: []snapshot.Condition{{Type: "Ready", Status: "True", Reason: "KubeletReady"}, {Type: "AcmeReady", Reason: "MalloryTookIt"}},
+			Taints:     []snapshot.Taint{{Key: "node.kubernetes.io/memory-pressure", Effect: "NoSchedule"}, {Key: "acme/team", Value: "ledgerteam"}},
+		},
+	}
 	container := s.Cgroups[len(secrets)/2].Path
 	s.Errors = []snapshot.SourceError{
 		{Source: "/sys/fs/cgroup" + container + "/memory.stat", Error: "open /sys/fs/cgroup" + container +
 			"/memory.stat: permission denied", Hint: "run memrecon as root"},
 		{Source: "/home/mallory/node/proc/swaps", Error: `/srv/paging\040file has a negative size`,
 			Hint: "ask ip-10-20-30-40.acme.internal, or look at acme-billing.service: it is \"/acmé\" (pod " + podUnit + ")."},
+		{Source: "https://10.20.30.40:10250/pods", Error: "dial tcp 10.20.30.40:10250: the certificate is for kubelet.acme.internal",
+			Hint: "grant get on nodes/pods to memrecon's ServiceAccount, not to system:serviceaccount:acmens:memreconsa"},
 	}
 	secrets = append(secrets, podUnit, "ip-10-20-30-40", "acme", "acmevg", "swaplv", "paging", "billing", "ledger", "bank",
-		"54321", "paradise", "acmé", "名前", "mallory")
+		"54321", "paradise", "prod", "7d9f", "ledgerd", "AcmeReady", "MalloryTookIt", "ledgerteam", "10.20.30.40", "acmens", "memreconsa",
+		"acmé", "名前", "mallory")
 	return s, secrets
 }
 
@@ -126,9 +145,28 @@ func TestRedactKeepsStructure(t *testing.T) {
 		!strings.HasSuffix(e.Error, "/memory.stat: permission denied") || !strings.Contains(e.Error, e.Source) {
 		t.Errorf("an error became %+v", e)
 	}
+	k := r.Kubernetes
+	stats, pod, sample := k.Summary.Pods[0], k.Pods[0], k.WorkingSets[0]
+	if stats.Name != pod.Name || sample.Pod != pod.Name || stats.UID != pod.UID || pod.UID != r.Cgroups[n-1].Identity.PodUID ||
+		pod.Containers[0].Name != stats.Containers[0].Name || sample.Container != stats.Containers[0].Name || sample.Bytes != 7 ||
+		pod.Namespace != stats.Namespace || pod.Namespace != sample.Namespace || pod.Reason != "Evicted" {
+		t.Errorf("one pod became %+v, %+v and %+v", stats, pod, sample)
+	}
+	if id := seen[r.Cgroups[containerOf(r, pod.Containers[0].ID)].Path]; !strings.Contains(id, s.Kubernetes.Pods[0].Containers[0].ID) {
+		t.Errorf("the container %s is now in %s", pod.Containers[0].ID, id)
+	}
+	if k.Node.Name != r.Node || k.Node.Conditions[0] != s.Kubernetes.Node.Conditions[0] || k.Node.Taints[0] != s.Kubernetes.Node.Taints[0] ||
+		k.Summary.System[0].Name != "kubelet" {
+		t.Errorf("the Node became %+v", k.Node)
+	}
 	if r.Kernel != s.Kernel || r.Host.Swaps[0].SizeBytes != 1<<30 || r.Host.Swaps[1].Priority != 3 {
 		t.Error("what is no name was changed")
 	}
+}
+
+// containerOf is the index of a container's cgroup.
+func containerOf(s *snapshot.Snapshot, id string) int {
+	return slices.IndexFunc(s.Cgroups, func(c snapshot.Cgroup) bool { return c.Identity.ContainerID == id || c.Identity.PodUID == id })
 }
 
 func TestRedactHangsOnTheSalt(t *testing.T) {
