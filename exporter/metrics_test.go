@@ -1,8 +1,8 @@
 package exporter
 
 import (
-	"errors"
 	"bytes"
+	"errors"
 	"flag"
 	"fmt"
 	"math"
