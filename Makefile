@@ -34,7 +34,9 @@ test: deps ## Run all tests; installs what they need (Debian, root).
 	go vet ./...
 	go vet -C bench ./...
 	go vet -C image ./...
+	go vet -C manifests ./...
 	go test -race ./...
+	go test -C manifests ./...
 	go test -C image ./...
 	$(MAKE) docs-check test-kernel
 
@@ -73,12 +75,12 @@ bin/golangci-lint: tools/go.mod tools/go.sum
 .PHONY: lint
 lint: bin/golangci-lint ## Run the linter, which also holds the architecture.
 	bin/golangci-lint run
-	@set -e; for module in bench image; do echo "bin/golangci-lint run in $$module"; (cd $$module && ../bin/golangci-lint run); done
+	@set -e; for module in bench image manifests; do echo "bin/golangci-lint run in $$module"; (cd $$module && ../bin/golangci-lint run); done
 
 .PHONY: fmt
 fmt: bin/golangci-lint ## Format the code.
 	bin/golangci-lint fmt
-	@set -e; for module in bench image; do (cd $$module && ../bin/golangci-lint fmt); done
+	@set -e; for module in bench image manifests; do (cd $$module && ../bin/golangci-lint fmt); done
 
 .PHONY: docs
 docs: ## Write the documents that come from the code.
