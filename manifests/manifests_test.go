@@ -275,8 +275,11 @@ func TestDaemonSet(t *testing.T) {
 			}
 			// 13 MiB of the program's pages and the kernel's memory are beside what Go counts.
 			limit := c.Resources.Limits[corev1.ResourceMemory]
-			goLimit := resource.MustParse(strings.TrimSuffix(env(c, "GOMEMLIMIT"), "B"))
-			if room := limit.Value() - goLimit.Value(); goLimit.IsZero() || room < 16<<20 {
+			goLimit, err := resource.ParseQuantity(strings.TrimSuffix(env(c, "GOMEMLIMIT"), "B"))
+			if err != nil {
+				t.Errorf("GOMEMLIMIT: %v", err)
+			}
+			if room := limit.Value() - goLimit.Value(); room < 16<<20 {
 				t.Errorf("GOMEMLIMIT %s leaves %d bytes of the limit %s for what Go does not count", &goLimit, room, &limit)
 			}
 			if pod.Spec.PriorityClassName != "system-node-critical" {
@@ -351,7 +354,7 @@ func TestPrometheusOverlays(t *testing.T) {
 	}
 	endpoint := monitor.Spec.PodMetricsEndpoints[0]
 	if endpoint.Port == nil || *endpoint.Port != port.Name || endpoint.Path != "/metrics" {
-		t.Errorf("the PodMonitor's endpoint is %v%s, the pod's port %s", endpoint.Port, endpoint.Path, port.Name)
+		t.Errorf("the PodMonitor scrapes %+v, the pod's port is %s", endpoint, port.Name)
 	}
 }
 
