@@ -60,15 +60,11 @@ func write(out, binary, version string) error {
 		}
 		images[ref] = img
 	}
-	file, err := os.Create(out)
-	if err != nil {
+	var archive bytes.Buffer
+	if err := tarball.MultiRefWrite(images, &archive); err != nil {
 		return err
 	}
-	if err := errors.Join(tarball.MultiRefWrite(images, file), file.Close()); err != nil {
-		_ = os.Remove(out)
-		return fmt.Errorf("%s: %w", out, err)
-	}
-	return nil
+	return os.WriteFile(out, archive.Bytes(), 0o644)
 }
 
 // architecture is the program's, in Go's names. The image has nothing in it but the program, so one that asks for a dynamic
