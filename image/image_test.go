@@ -103,9 +103,10 @@ func TestDockerfile(t *testing.T) {
 
 func TestWriteIsReproducible(t *testing.T) {
 	var before []byte
+	binary := static(t)
 	for range 2 {
 		out := filepath.Join(t.TempDir(), "image.tar")
-		if err := write(out, static(t), version); err != nil {
+		if err := write(out, binary, version); err != nil {
 			t.Fatal(err)
 		}
 		got, err := os.ReadFile(out)
@@ -131,7 +132,8 @@ func TestWriteRefuses(t *testing.T) {
 		{"no program", script, version, "no Linux program"},
 		{"dynamic", "/bin/sh", version, "CGO_ENABLED=0"},
 		{"architecture", riscv, version, "EM_RISCV"},
-		{"tag", static(t), "no tag", "no tag"},
+		{"tag", static(t), "no tag", `the version "no tag"`},
+		{"no tag", static(t), "", `the version ""`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -1,23 +1,26 @@
-// Command image writes memrecon's container image as an archive, as the Dockerfile beside it would build it, but with no
-// container engine, base image or registry: for sites without access to one. docker load, podman load, ctr images import,
-// kind load image-archive and skopeo read it.
+// Command image writes memrecon's container image as an archive, as the Dockerfile would build it, but with no container
+// engine, base image or registry: for sites without access to one. docker load, podman load, ctr images import, kind load
+// image-archive and skopeo read it.
+//
+// The archive is written here and not by go-containerregistry, with which the tests read it: that one puts an image's tags into
+// the archive in random order, so the same image would be other bytes each time.
 package main
 
 import (
 	"archive/tar"
 	"bytes"
+	"compress/gzip"
+	_ "crypto/sha256" // for digest
 	"debug/elf"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"os"
+	"regexp"
 
-	"github.com/google/go-containerregistry/pkg/name"
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/empty"
-	"github.com/google/go-containerregistry/pkg/v1/mutate"
-	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // repository is the image's name. That of no registry, so that a node without the image does not ask one for it.
@@ -40,6 +43,9 @@ func main() {
 
 // write makes the archive out of the program. The same program and version make the same bytes.
 func write(out, binary, version string) error {
+	if !regexp.MustCompile(`^\w[\w.-]{0,127}$`).MatchString(version) {
+		return fmt.Errorf("the version %q is no tag of an image: letters, digits, _ . and -, at most 128", version)
+	}
 	program, err := os.ReadFile(binary)
 	if err != nil {
 		return err
@@ -48,23 +54,11 @@ func write(out, binary, version string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", binary, err)
 	}
-	img, err := build(program, arch, version)
+	content, err := archive(program, arch, version)
 	if err != nil {
 		return err
 	}
-	images := make(map[name.Reference]v1.Image)
-	for _, tag := range []string{version, "latest"} {
-		ref, err := name.NewTag(repository + ":" + tag)
-		if err != nil {
-			return err
-		}
-		images[ref] = img
-	}
-	var archive bytes.Buffer
-	if err := tarball.MultiRefWrite(images, &archive); err != nil {
-		return err
-	}
-	return os.WriteFile(out, archive.Bytes(), 0o644)
+	return os.WriteFile(out, content, 0o644)
 }
 
 // architecture is the program's, in Go's names. The image has nothing in it but the program, so one that asks for a dynamic
@@ -89,42 +83,83 @@ func architecture(program []byte) (string, error) {
 	}
 }
 
-// build makes the image: one layer with one file, and what the Dockerfile's last stage says.
-func build(program []byte, arch, version string) (v1.Image, error) {
-	var layer bytes.Buffer
-	w := tar.NewWriter(&layer)
-	header := tar.Header{Name: "memrecon", Mode: 0o755, Size: int64(len(program)), Format: tar.FormatUSTAR}
-	if err := w.WriteHeader(&header); err != nil {
+// archive is the image as docker save writes it: the layer, the configuration and the list of both.
+func archive(program []byte, arch, version string) ([]byte, error) {
+	layer, err := tape(file{"memrecon", 0o755, program})
+	if err != nil {
 		return nil, err
 	}
-	if _, err := w.Write(program); err != nil {
+	// What the Dockerfile's last stage says.
+	config, err := json.Marshal(v1.Image{
+		Platform: v1.Platform{Architecture: arch, OS: "linux"},
+		Config: v1.ImageConfig{
+			User:       "65534:65534",
+			Entrypoint: []string{"/memrecon"},
+			Cmd:        []string{"agent"},
+			Labels: map[string]string{
+				v1.AnnotationTitle:    "memrecon",
+				v1.AnnotationVersion:  version,
+				v1.AnnotationLicenses: "Apache-2.0",
+			},
+		},
+		RootFS: v1.RootFS{Type: "layers", DiffIDs: []digest.Digest{digest.FromBytes(layer)}},
+	})
+	if err != nil {
+		return nil, err
+	}
+	packed, err := pack(layer)
+	if err != nil {
+		return nil, err
+	}
+	type entry struct {
+		Config   string
+		RepoTags []string
+		Layers   []string
+	}
+	list := []entry{{
+		Config:   digest.FromBytes(config).Encoded() + ".json",
+		RepoTags: []string{repository + ":" + version, repository + ":latest"},
+		Layers:   []string{digest.FromBytes(packed).Encoded() + ".tar.gz"},
+	}}
+	manifest, err := json.Marshal(list)
+	if err != nil {
+		return nil, err
+	}
+	return tape(file{list[0].Config, 0o644, config}, file{list[0].Layers[0], 0o644, packed}, file{"manifest.json", 0o644, manifest})
+}
+
+type file struct {
+	name    string
+	mode    int64
+	content []byte
+}
+
+// tape is a tar file: of root's, and without times.
+func tape(files ...file) ([]byte, error) {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, f := range files {
+		if err := w.WriteHeader(&tar.Header{Name: f.name, Mode: f.mode, Size: int64(len(f.content))}); err != nil {
+			return nil, err
+		}
+		if _, err := w.Write(f.content); err != nil {
+			return nil, err
+		}
+	}
+	if err := w.Close(); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
+}
+
+func pack(content []byte) ([]byte, error) {
+	var b bytes.Buffer
+	w := gzip.NewWriter(&b)
+	if _, err := w.Write(content); err != nil {
 		return nil, err
 	}
 	if err := w.Close(); err != nil {
 		return nil, err
 	}
-	opener := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(layer.Bytes())), nil }
-	l, err := tarball.LayerFromOpener(opener, tarball.WithCompressedCaching)
-	if err != nil {
-		return nil, err
-	}
-	base, err := mutate.ConfigFile(empty.Image, &v1.ConfigFile{
-		Architecture: arch,
-		OS:           "linux",
-		RootFS:       v1.RootFS{Type: "layers"},
-		Config: v1.Config{
-			User:       "65534:65534",
-			Entrypoint: []string{"/memrecon"},
-			Cmd:        []string{"agent"},
-			Labels: map[string]string{
-				"org.opencontainers.image.title":    "memrecon",
-				"org.opencontainers.image.version":  version,
-				"org.opencontainers.image.licenses": "Apache-2.0",
-			},
-		},
-	})
-	if err != nil {
-		return nil, err
-	}
-	return mutate.AppendLayers(base, l)
+	return b.Bytes(), nil
 }
