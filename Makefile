@@ -33,7 +33,11 @@ deps:
 test: deps ## Run all tests; installs what they need (Debian, root).
 	go vet ./...
 	go vet -C bench ./...
+	go vet -C image ./...
+	go vet -C manifests ./...
 	go test -race ./...
+	go test -C manifests -count=1 ./... # what these two test is none of their source: no cached results
+	go test -C image -count=1 ./...
 	$(MAKE) --no-print-directory docs-check test-kernel
 
 .PHONY: test-kernel
@@ -71,12 +75,12 @@ bin/golangci-lint: tools/go.mod tools/go.sum
 .PHONY: lint
 lint: bin/golangci-lint ## Run the linter, which also holds the architecture.
 	bin/golangci-lint run
-	cd bench && ../bin/golangci-lint run
+	@set -e; for module in bench image manifests; do echo "bin/golangci-lint run in $$module"; (cd $$module && ../bin/golangci-lint run); done
 
 .PHONY: fmt
 fmt: bin/golangci-lint ## Format the code.
 	bin/golangci-lint fmt
-	cd bench && ../bin/golangci-lint fmt
+	@set -e; for module in bench image manifests; do (cd $$module && ../bin/golangci-lint fmt); done
 
 .PHONY: docs
 docs: ## Write the documents that come from the code.
@@ -87,9 +91,28 @@ docs-check: # That the documents are what the code says; where they are not, it 
 	@before=$$(mktemp -d) && trap "rm -rf $$before" EXIT && cp -r docs $$before && $(MAKE) -s --no-print-directory docs && diff -ru $$before/docs docs || \
 		{ echo "docs/ was not what the code says. It is now: commit it." >&2; exit 1; }
 
+# The image's name is that of no registry: a node that lacks it does not ask one for it.
+IMAGE     := localhost/memrecon
+IMAGE_TAG := $(or $(VERSION),latest)
+
 .PHONY: image
-image: ## Build the container image memrecon:VERSION with docker, podman or buildah.
+image: ## Build the container image localhost/memrecon:VERSION with docker, podman or buildah.
 	@for builder in docker podman buildah; do \
-		if $$builder info >/dev/null 2>&1; then exec $$builder build --build-arg VERSION=$(VERSION) -t memrecon:$(or $(VERSION),latest) .; fi; \
+		if $$builder info >/dev/null 2>&1; then \
+			DOCKER_BUILDKIT=1 exec $$builder build --build-arg VERSION=$(VERSION) -t $(IMAGE):$(IMAGE_TAG) -t $(IMAGE):latest .; \
+		fi; \
 	done; \
-	echo "image: none of docker, podman and buildah works here (docker info says why): install one, or start its daemon" >&2; exit 1
+	echo "image: none of docker, podman and buildah works here (docker info says why): install one, start its daemon," \
+		"or use make image-archive" >&2; exit 1
+
+DIST ?= dist
+
+.PHONY: image-archive
+image-archive: ## Write the same image for amd64 and arm64 as archives into dist/, with Go alone.
+	@mkdir -p $(DIST)
+	@set -e; for arch in amd64 arm64; do \
+		GOARCH=$$arch $(BUILD) -o bin/linux-$$arch/memrecon ./cmd/memrecon; \
+		go run -C image . -binary $(CURDIR)/bin/linux-$$arch/memrecon -version $(IMAGE_TAG) \
+			-out $(abspath $(DIST))/memrecon-$(IMAGE_TAG)-$$arch.tar; \
+		echo $(DIST)/memrecon-$(IMAGE_TAG)-$$arch.tar; \
+	done

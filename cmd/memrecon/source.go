@@ -21,10 +21,10 @@ type hostFlags struct {
 	KubeletURL            string `name:"kubelet.url" env:"KUBELET_URL" placeholder:"URL" help:"The kubelet's secure port, such as https://10.0.0.5:10250: gives owners their names, and the kubelet's own figures."`
 	KubeletCA             string `name:"kubelet.ca-file" placeholder:"FILE" help:"The CA of the kubelet's certificate, where it is not the cluster's."`
 	KubeletInsecure       bool   `name:"kubelet.insecure-skip-verify" help:"Do not verify the kubelet's certificate: who takes its place on the network gets the service account's token."`
-	KubernetesAPI         string `name:"kubernetes.api-server" env:"KUBERNETES_API" placeholder:"URL" help:"The API server, for this Node's capacity, allocatable and conditions; in a pod the cluster's, none to do without."`
+	KubernetesAPI         string `name:"kubernetes.url" env:"KUBERNETES_URL" placeholder:"URL" help:"The API server, for this Node's capacity, allocatable and conditions; in a pod the cluster's, none to do without."`
 	KubernetesServiceHost string `name:"kubernetes.service-host" env:"KUBERNETES_SERVICE_HOST" hidden:""`
 	KubernetesServicePort string `name:"kubernetes.service-port" env:"KUBERNETES_SERVICE_PORT" hidden:""`
-	ServiceAccount        string `name:"kubernetes.service-account" default:"/var/run/secrets/kubernetes.io/serviceaccount" placeholder:"DIR" help:"The folder with token and ca.crt (${default})."`
+	ServiceAccount        string `name:"kubernetes.serviceaccount" default:"/var/run/secrets/kubernetes.io/serviceaccount" placeholder:"DIR" help:"The folder with token and ca.crt (${default})."`
 
 	// saved is the folder of a saved node.
 	saved string
