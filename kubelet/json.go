@@ -16,7 +16,7 @@ func document(r io.Reader, member func(dec *json.Decoder, key string) error) err
 	if err := object(dec, member); err != nil {
 		return unexpected(err)
 	}
-	if _, err := dec.Token(); err != io.EOF {
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		if err == nil {
 			err = errors.New("there is more behind the end of the JSON")
 		}

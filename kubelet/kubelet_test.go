@@ -198,13 +198,13 @@ func TestReadFaults(t *testing.T) {
 		"404":        {status(404, ""), "it answers 404 Not Found", "nothing under this path: check --kubelet.url"},
 		"500":        {status(500, "no stats"), "it answers 500 Internal Server Error: no stats", "look into its log"},
 		"503":        {status(503, ""), "it answers 503 Service Unavailable", "look into its log"},
-		"redirect":   {http.RedirectHandler("/pods", 302).ServeHTTP, "it answers 302 Found", "check --kubelet.url"},
+		"redirect":   {http.RedirectHandler("/pods", http.StatusFound).ServeHTTP, "it answers 302 Found", "check --kubelet.url"},
 		"no answer":  {slow, "no answer in time", "firewalls and network policies"},
 		"slow body":  {func(w http.ResponseWriter, r *http.Request) { start(w, r, 2); slow(w, r) }, "no answer in time", "busy"},
 		"empty":      {func(http.ResponseWriter, *http.Request) {}, "", ""},
 		"cut off":    {func(w http.ResponseWriter, r *http.Request) { start(w, r, 2); panic(http.ErrAbortHandler) }, "the answer breaks off", "that is so when the kubelet stops"},
 		"half":       {func(w http.ResponseWriter, r *http.Request) { start(w, r, 2) }, "", ""},
-		"text":       {func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>Sign in</html>") }, "", "report it to memrecon with the answer"},
+		"text":       {func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "<html>Sign in</html>") }, "", "report it to memrecon with the answer"},
 		"other JSON": {func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"kind":"Status"}`+"\n") }, "", "report it to memrecon with the answer"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -241,7 +241,7 @@ func TestReadFaults(t *testing.T) {
 // memrecon never asks for nodes/proxy, and says so where an older kubelet would have it.
 func TestForbiddenOnAnOlderKubelet(t *testing.T) {
 	f := newFake(t)
-	f.answer("/pods", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "Forbidden", 403) })
+	f.answer("/pods", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "Forbidden", http.StatusForbidden) })
 	_, errs := f.open().Read(t.Context())
 	if len(errs) != 1 || !strings.Contains(errs[0].Hint, "a kubelet before 1.33 asks for nodes/proxy in its place, which memrecon should not have") {
 		t.Errorf("%+v", errs)
@@ -440,7 +440,7 @@ func TestReadLeavesNothing(t *testing.T) {
 	files, goroutines := open(), runtime.NumGoroutine()
 	for i := range 20 {
 		if i%2 == 0 {
-			f.answer("/pods", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", 500) })
+			f.answer("/pods", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusInternalServerError) })
 		} else {
 			f.answer("/pods", nil)
 		}

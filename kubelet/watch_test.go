@@ -79,7 +79,9 @@ func TestWatchLosesTheAPIServer(t *testing.T) {
 	if _, err := readNode(t, c); err != nil {
 		t.Fatal(err)
 	}
-	f.answer("/api/v1/nodes", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "etcd is away", 503) })
+	f.answer("/api/v1/nodes", func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "etcd is away", http.StatusServiceUnavailable)
+	})
 	f.end()
 	settles(t, "the loss", func() bool { _, err := readNode(t, c); return err != nil })
 	n, err := readNode(t, c)
@@ -103,12 +105,12 @@ func TestWatchFaults(t *testing.T) {
 	}{
 		"403": {
 			func(w http.ResponseWriter, _ *http.Request) {
-				http.Error(w, `{"kind":"Status","message":"nodes is forbidden: cannot watch"}`, 403)
+				http.Error(w, `{"kind":"Status","message":"nodes is forbidden: cannot watch"}`, http.StatusForbidden)
 			},
 			"it answers 403 Forbidden: nodes is forbidden: cannot watch", "grant watch on nodes to memrecon's ServiceAccount",
 		},
 		"401": {
-			func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "", 401) }, "401", "the API server does not know memrecon's token",
+			func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "", http.StatusUnauthorized) }, "401", "the API server does not know memrecon's token",
 		},
 		"no answer": {func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, "no answer in time", "the API server is busy"},
 		"an error": {
@@ -150,7 +152,7 @@ func TestCloseEndsTheWatch(t *testing.T) {
 	for name, answer := range map[string]http.HandlerFunc{
 		"while it listens": nil,
 		"while it asks":    func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
-		"while it waits":   func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "", 500) },
+		"while it waits":   func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "", http.StatusInternalServerError) },
 	} {
 		f.answer("/api/v1/nodes", answer)
 		c, err := Open(f.config)
