@@ -150,6 +150,10 @@ func (c *agentCommand) schedule(due chan<- *collector.Result) func(*collector.Re
 		if c.ReportInterval == 0 || r.Finished.Before(next) {
 			return
 		}
+		asked := slices.ContainsFunc(r.Sources, func(s collector.SourceStatus) bool { return s.Name == "kubernetes" })
+		if c.KubeletURL != "" && !asked {
+			return // the kubelet has not answered yet, nor failed to: a report a moment later has the names
+		}
 		select {
 		case due <- r:
 			next = r.Finished.Add(c.ReportInterval)
