@@ -38,7 +38,7 @@ test: deps ## Run all tests; installs what they need (Debian, root).
 	go test -race ./...
 	go test -C manifests -count=1 ./... # what these two test is none of their source: no cached results
 	go test -C image -count=1 ./...
-	$(MAKE) docs-check test-kernel
+	$(MAKE) --no-print-directory docs-check test-kernel
 
 .PHONY: test-kernel
 test-kernel: deps bin/guest ## Run the TestReal... tests in a guest with cgroup v2 and in one with v1.
@@ -88,7 +88,7 @@ docs: ## Write the documents that come from the code.
 
 .PHONY: docs-check
 docs-check: # That the documents are what the code says; where they are not, it has just written them.
-	@before=$$(mktemp -d) && trap "rm -rf $$before" EXIT && cp -r docs $$before && $(MAKE) -s docs && diff -ru $$before/docs docs || \
+	@before=$$(mktemp -d) && trap "rm -rf $$before" EXIT && cp -r docs $$before && $(MAKE) -s --no-print-directory docs && diff -ru $$before/docs docs || \
 		{ echo "docs/ was not what the code says. It is now: commit it." >&2; exit 1; }
 
 # The image's name is that of no registry: a node that lacks it does not ask one for it.

@@ -94,3 +94,47 @@ func TestRunLogsChanges(t *testing.T) {
 		t.Errorf("the log is\n%s", log)
 	}
 }
+
+// What went away is said, with the time it was last there, and found again when it is back.
+func TestSourcesGoAndComeBack(t *testing.T) {
+	c, dir, _ := open(t)
+	sys := filepath.Join(dir, "sys")
+	first := c.Collect()
+	if h := first.Sheet.Snapshot().Host; h.MeminfoBefore.IsZero() || h.MeminfoBefore != h.Meminfo {
+		t.Errorf("meminfo before the cgroups is %+v", h.MeminfoBefore)
+	}
+	if err := os.RemoveAll(sys); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(dir, "proc", "zoneinfo")); err != nil {
+		t.Fatal(err)
+	}
+	gone := c.Collect()
+	if st := gone.Sources[1]; st.Err == nil || !st.Time.Equal(first.Sources[1].Time) || len(gone.Sheet.Snapshot().Cgroups) != 0 {
+		t.Errorf("without cgroups: %+v, %d cgroups; they were read at %s", st, len(gone.Sheet.Snapshot().Cgroups), first.Sources[1].Time)
+	}
+	if st := gone.Sources[0]; st.Err != nil || !st.Time.After(first.Sources[0].Time) {
+		t.Errorf("the host without zoneinfo, but with meminfo: %+v", st)
+	}
+	if err := os.CopyFS(sys, os.DirFS("../testdata/nodes/v2-quiet/sys")); err != nil {
+		t.Fatal(err)
+	}
+	back := c.Collect()
+	if st := back.Sources[1]; st.Err != nil || len(back.Sheet.Snapshot().Cgroups) != len(first.Sheet.Snapshot().Cgroups) {
+		t.Errorf("they are back: %+v, %d cgroups", st, len(back.Sheet.Snapshot().Cgroups))
+	}
+}
+
+func TestAppearedIsOfTheRound(t *testing.T) {
+	c, dir, _ := open(t)
+	c.Collect()
+	root := filepath.Join(dir, "sys", "fs", "cgroup")
+	if err := os.CopyFS(filepath.Join(root, "new"), os.DirFS(filepath.Join(root, "kubelet"))); err != nil {
+		t.Fatal(err)
+	}
+	for round, want := range []uint64{1, 0} {
+		if sweep := c.Collect().Sheet.Snapshot().Sweep; uint64(sweep.Appeared) != want {
+			t.Errorf("round %d after a cgroup was made: %d appeared, want %d", round+1, sweep.Appeared, want)
+		}
+	}
+}

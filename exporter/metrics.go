@@ -234,13 +234,13 @@ func table() []metric {
 			name: "memrecon_cgroup_working_set_bytes", unit: "bytes", kind: gauge, most: 1,
 			help:   "Usage less inactive page cache, as the kubelet computes it.",
 			from:   "the figure working-set",
-			cgroup: figureOf(figures, "working-set", reconcile.KnownUsage|reconcile.KnownStat),
+			cgroup: figureOf(figures, "working-set"),
 		},
 		{
 			name: "memrecon_cgroup_rss_bytes", unit: "bytes", kind: gauge, most: 1,
 			help:   "Anonymous memory that is mapped, as cAdvisor's container_memory_rss.",
 			from:   "the figure rss",
-			cgroup: figureOf(figures, "rss", reconcile.KnownStat),
+			cgroup: figureOf(figures, "rss"),
 		},
 		{
 			name: "memrecon_cgroup_limit_bytes", unit: "bytes", kind: gauge, most: 1,
@@ -401,12 +401,9 @@ func (n *node) sources() []collector.SourceStatus {
 }
 
 // figureOf is a figure of a cgroup of which enough could be read.
-func figureOf(figures []reconcile.Figure, id string, needs reconcile.Known) func(c *cgroup, out *series) {
+func figureOf(figures []reconcile.Figure, id string) func(c *cgroup, out *series) {
 	figure := &figures[slices.IndexFunc(figures, func(f reconcile.Figure) bool { return f.ID == id })]
 	return func(c *cgroup, out *series) {
-		if c.row.Known&needs != needs {
-			return
-		}
 		if a, ok := c.sheet.Amount(figure, c.index); ok {
 			out.add(float64(a.Bytes))
 		}

@@ -86,11 +86,12 @@ func (r *Reader) Read() (snapshot.Host, []snapshot.SourceError) {
 	if h.Meminfo, err = r.Meminfo(); err != nil {
 		failed("meminfo", err, "without it nothing can be reconciled")
 	}
-	if h.Vmstat, err = r.readVmstat(); err != nil {
-		failed("vmstat", err, "the node's counts of OOM kills and reclaim are missing")
-	}
+	// Right after meminfo: pages move between MemFree and the per-CPU lists all the time.
 	if h.Zones, err = r.readZoneinfo(); err != nil {
 		failed("zoneinfo", err, "watermarks are missing, and pages on per-CPU free lists stand in the residual")
+	}
+	if h.Vmstat, err = r.readVmstat(); err != nil {
+		failed("vmstat", err, "the node's counts of OOM kills and reclaim are missing")
 	}
 	if h.Pressure, err = r.readPressure(); err != nil {
 		failed("pressure/memory", err, "the node's memory pressure is missing")

@@ -71,23 +71,23 @@ func TestParseZoneinfo(t *testing.T) {
 		want []snapshot.Zone
 	}{
 		{nodes + "/v2-quiet/proc/zoneinfo", []snapshot.Zone{
-			{Name: "DMA", Free: of(3776), Min: of(85), Low: of(106), High: of(127), Managed: of(3840),
+			{Name: "DMA", Free: of(3776), Min: of(85), Low: of(106), High: of(127), Boost: of(0), Managed: of(3840),
 				Protection: []uint64{0, 1952, 1952, 1952, 1952}, PerCPUFree: of(0), CPUs: 2},
-			{Name: "DMA32", Free: of(312373), Min: of(11178), Low: of(13972), High: of(16766), Managed: of(502663),
+			{Name: "DMA32", Free: of(312373), Min: of(11178), Low: of(13972), High: of(16766), Boost: of(0), Managed: of(502663),
 				Protection: none, PerCPUFree: of(2041 + 1033), CPUs: 2},
-			{Name: "Normal", Free: of(0), Min: of(0), Low: of(0), High: of(0), Managed: of(0), Protection: none},
-			{Name: "Movable", Free: of(0), Min: of(0), Low: of(0), High: of(0), Managed: of(0), Protection: none},
-			{Name: "Device", Free: of(0), Min: of(0), Low: of(0), High: of(0), Managed: of(0), Protection: none},
+			{Name: "Normal", Free: of(0), Min: of(0), Low: of(0), High: of(0), Boost: of(0), Managed: of(0), Protection: none},
+			{Name: "Movable", Free: of(0), Min: of(0), Low: of(0), High: of(0), Boost: of(0), Managed: of(0), Protection: none},
+			{Name: "Device", Free: of(0), Min: of(0), Low: of(0), High: of(0), Boost: of(0), Managed: of(0), Protection: none},
 		}},
-		// Linux 6.18, with promo, high_min and high_max; the second node is a zone of the first, renamed.
+		// Linux 6.18, with promo, high_min and high_max; the second node is a zone of the first, renamed and boosted.
 		{"testdata/zoneinfo-6.18", []snapshot.Zone{
-			{Name: "DMA", Free: of(3840), Min: of(68), Low: of(85), High: of(102), Managed: of(3840),
+			{Name: "DMA", Free: of(3840), Min: of(68), Low: of(85), High: of(102), Boost: of(0), Managed: of(3840),
 				Protection: []uint64{0, 3019, 3659, 3659, 3659}, PerCPUFree: of(0), CPUs: 2},
-			{Name: "Normal", Free: of(122297), Min: of(2943), Low: of(3678), High: of(4413), Managed: of(163840),
+			{Name: "Normal", Free: of(122297), Min: of(2943), Low: of(3678), High: of(4413), Boost: of(0), Managed: of(163840),
 				Protection: none, PerCPUFree: of(713 + 1733), CPUs: 2},
-			{Node: 1, Name: "Normal", Free: of(772917), Min: of(13883), Low: of(17353), High: of(20823),
+			{Node: 1, Name: "Normal", Free: of(772917), Min: of(13883), Low: of(17353), High: of(20823), Boost: of(512),
 				Managed: of(772917), Protection: []uint64{0, 0, 640, 640, 640}, PerCPUFree: of(0), CPUs: 2},
-			{Node: 1, Name: "Movable", Free: of(0), Min: of(32), Low: of(32), High: of(32), Managed: of(0), Protection: none},
+			{Node: 1, Name: "Movable", Free: of(0), Min: of(32), Low: of(32), High: of(32), Boost: of(0), Managed: of(0), Protection: none},
 		}},
 		// As Linux 4.18 prints it: no boost, no cma.
 		{"testdata/zoneinfo-4.18", []snapshot.Zone{

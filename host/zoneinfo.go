@@ -33,7 +33,7 @@ import (
 //	  start_pfn:           4096
 //
 // The per-node stats stand in the first zone of a node that has pages, one pageset is printed for each online CPU, and a
-// zone without pages ends with its protection. Kernels keep adding lines (boost, promo, the pagesets' high_min and high_max),
+// zone without pages ends with its protection. Kernels keep adding lines (promo, the pagesets' high_min and high_max),
 // so what is not known is skipped. A watermark's key has no colon: a pageset's "high:" is another thing.
 func parseZoneinfo(b []byte) ([]snapshot.Zone, error) {
 	if err := whole(b); err != nil {
@@ -71,6 +71,8 @@ func parseZoneinfo(b []byte) ([]snapshot.Zone, error) {
 			if string(word) == "free" {
 				z.Free, err = pages(bytes.TrimSpace(free))
 			}
+		case "boost":
+			z.Boost, err = pages(rest)
 		case "min":
 			z.Min, err = pages(rest)
 		case "low":

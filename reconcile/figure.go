@@ -23,6 +23,8 @@ type Figure struct {
 	// Versions it holds for.
 	Versions string
 
+	// needs is what must have been read of a cgroup.
+	needs     Known
 	account   func(s *Sheet, row int) account
 	published func(s *Sheet, row int) snapshot.Value
 }
@@ -134,8 +136,8 @@ func node(w weights, extras ...extra) account {
 	return account{rows: rows{of: allRows}, weights: w, extras: extras}
 }
 
-func tree(row int, w weights, extras ...extra) account {
-	return account{rows: rows{of: withTree, owner: row}, weights: w, extras: extras}
+func tree(row int, w weights) account {
+	return account{rows: rows{of: withTree, owner: row}, weights: w}
 }
 
 // Figures are all figures that memrecon knows, those of the node first.
@@ -159,8 +161,9 @@ func Figures() []Figure {
 			ID: "mem-available", Scope: ScopeNode, Publisher: "/proc/meminfo, free, top, node_exporter",
 			Formula: "MemFree + page cache on both lists + reclaimable slab and other reclaimable kernel memory, less the reserve of every zone, " +
 				"and of cache and of slab each less the smaller of its half and the low watermarks",
-			Source: "mm/show_mem.c si_mem_available", Versions: "Linux >= 3.14",
-			account: memAvailable,
+			Source:   "mm/show_mem.c si_mem_available, mm/page_alloc.c calculate_totalreserve_pages",
+			Versions: "Linux >= 4.5; 3.14 to 4.4 leave the low watermarks free in place of the reserves",
+			account:  memAvailable,
 			published: func(s *Sheet, _ int) snapshot.Value {
 				return s.snap.Host.Meminfo.MemAvailable
 			},
@@ -175,14 +178,14 @@ func Figures() []Figure {
 		},
 		{
 			ID: "free-used-procps3", Scope: ScopeNode, Publisher: "free and top (procps 3); Grafana's Node Exporter Full, RAM used",
-			Formula: "MemTotal - MemFree - Buffers - Cached - SReclaimable", Source: "procps proc/sysinfo.c", Versions: "procps 3.3.10 to 3.3.17",
+			Formula: "MemTotal - MemFree - Buffers - Cached - SReclaimable", Source: "procps proc/sysinfo.c", Versions: "procps 3.3.12 to 3.3.17; 3.3.10 and 3.3.11 subtract all of Slab",
 			account: func(*Sheet, int) account {
 				return node(everything.without(Free, SlabReclaimable, Shmem, FileActive, FileInactive, FileOther))
 			},
 		},
 		{
-			ID: "grafana-used", Scope: ScopeNode, Publisher: "Grafana's Kubernetes dashboards (node-mixin), memory used",
-			Formula: "MemTotal - MemFree - Buffers - Cached", Source: "node_exporter docs/node-mixin", Versions: "node-mixin",
+			ID: "grafana-used", Scope: ScopeNode, Publisher: "Grafana's Nodes dashboard (node-mixin, kube-prometheus), memory used",
+			Formula: "MemTotal - MemFree - Buffers - Cached", Source: "node_exporter docs/node-mixin/lib/prom-mixin.libsonnet", Versions: "node-mixin",
 			account: func(*Sheet, int) account {
 				return node(everything.without(Free, Shmem, FileActive, FileInactive, FileOther))
 			},
@@ -190,8 +193,8 @@ func Figures() []Figure {
 		{
 			ID: "node-usage", Scope: ScopeNode, Publisher: "kubelet /stats/summary node usageBytes, cAdvisor container_memory_usage_bytes{id=\"/\"}",
 			Formula: "anon + file of the root cgroup (v2), its usage_in_bytes (v1): no kernel memory, no huge pages",
-			Source:  "opencontainers/cgroups fs2 rootStatsFromMeminfo; mm/memcontrol-v1.c mem_cgroup_usage", Versions: "v1: all; v2: runc >= 1.2's library",
-			account:   func(s *Sheet, _ int) account { return node(fileKinds.and(Anon), s.nodeSwapCache()) },
+			Source:  "opencontainers/cgroups fs2 rootStatsFromMeminfo; mm/memcontrol-v1.c mem_cgroup_usage", Versions: "v1: Linux >= 6.4, before it without the swap cache; v2: runc >= 1.1.9's library, kubelet >= 1.29",
+			account:   func(s *Sheet, _ int) account { return node(fileKinds.and(Anon), s.rootSwapCache()...) },
 			published: rootUsage,
 		},
 		{
@@ -199,13 +202,13 @@ func Figures() []Figure {
 			Formula: "node-usage - inactive_file of the root cgroup (v1: total_inactive_file)",
 			Source:  "cAdvisor container/libcontainer/handler.go setMemoryStats", Versions: "as node-usage",
 			account: func(s *Sheet, _ int) account {
-				return node(fileKinds.and(Anon).without(FileInactive), s.nodeSwapCache()).floor(s)
+				return node(fileKinds.and(Anon).without(FileInactive), s.rootSwapCache()...).floor(s)
 			},
 		},
 		{
 			ID: "node-usage-total-less-free", Scope: ScopeNode, Publisher: "kubelet /stats/summary node usageBytes on cgroup v2, older kubelets",
-			Formula: "MemTotal - MemFree", Source: "opencontainers/cgroups fs2 rootStatsFromMeminfo before commit db0bb804",
-			Versions: "v2: before runc 1.2's library",
+			Formula: "MemTotal - MemFree", Source: "opencontainers/cgroups fs2 rootStatsFromMeminfo before runc pull request 3933",
+			Versions: "v2: before runc 1.1.9's library, kubelet <= 1.28",
 			account:  func(*Sheet, int) account { return node(everything.without(Free)) },
 			published: func(s *Sheet, _ int) snapshot.Value {
 				return difference(s.snap.Host.Meminfo.MemTotal, s.snap.Host.Meminfo.MemFree)
@@ -214,38 +217,38 @@ func Figures() []Figure {
 		{
 			ID: "node-working-set-total-less-free", Scope: ScopeNode, Publisher: "kubectl top node on cgroup v2, older kubelets",
 			Formula: "MemTotal - MemFree - inactive_file of the root cgroup", Source: "cAdvisor setMemoryStats over the older root formula",
-			Versions: "v2: before runc 1.2's library",
+			Versions: "v2: before runc 1.1.9's library, kubelet <= 1.28",
 			account:  func(s *Sheet, _ int) account { return node(everything.without(Free, FileInactive)).floor(s) },
 		},
 		{
-			ID: "usage", Scope: ScopeCgroup, Publisher: "kubelet usageBytes, cAdvisor container_memory_usage_bytes, systemctl status",
+			ID: "usage", Scope: ScopeCgroup, needs: KnownUsage, Publisher: "kubelet usageBytes, cAdvisor container_memory_usage_bytes, systemctl status",
 			Formula: "what the cgroup and its descendants are charged for: memory.current (v2), memory.usage_in_bytes (v1)",
 			Source:  "mm/memcontrol.c", Versions: "all",
 			account:   func(_ *Sheet, row int) account { return tree(row, everything) },
 			published: func(s *Sheet, row int) snapshot.Value { return s.snap.Cgroups[row].Usage },
 		},
 		{
-			ID: "working-set", Scope: ScopeCgroup, Publisher: "kubelet workingSetBytes, kubectl top pod, cAdvisor container_memory_working_set_bytes",
+			ID: "working-set", Scope: ScopeCgroup, needs: KnownUsage | KnownStat, Publisher: "kubelet workingSetBytes, kubectl top pod, cAdvisor container_memory_working_set_bytes",
 			Formula: "usage - inactive_file (v1: total_inactive_file), not below 0",
 			Source:  "cAdvisor container/libcontainer/handler.go setMemoryStats", Versions: "all",
 			account: func(s *Sheet, row int) account { return tree(row, everything.without(FileInactive)).floor(s) },
 		},
 		{
-			ID: "rss", Scope: ScopeCgroup, Publisher: "kubelet rssBytes, cAdvisor container_memory_rss",
+			ID: "rss", Scope: ScopeCgroup, needs: KnownStat, Publisher: "kubelet rssBytes, cAdvisor container_memory_rss",
 			Formula: "anonymous memory that is mapped: anon (v2), total_rss (v1); shared memory is not in it, so it is not the sum of the processes' VmRSS",
 			Source:  "cAdvisor container/libcontainer/handler.go setMemoryStats", Versions: "all",
 			account:   func(_ *Sheet, row int) account { return tree(row, counting(Anon)) },
 			published: func(s *Sheet, row int) snapshot.Value { return s.statValue(row, "anon", "total_rss") },
 		},
 		{
-			ID: "cache", Scope: ScopeCgroup, Publisher: "cAdvisor container_memory_cache",
+			ID: "cache", Scope: ScopeCgroup, needs: KnownStat, Publisher: "cAdvisor container_memory_cache",
 			Formula: "file (v2), total_cache (v1): page cache, and tmpfs as well",
 			Source:  "cAdvisor container/libcontainer/handler.go setMemoryStats", Versions: "all",
-			account:   func(s *Sheet, row int) account { return tree(row, fileKinds, s.swapCache(row)) },
+			account:   func(_ *Sheet, row int) account { return tree(row, fileKinds) },
 			published: func(s *Sheet, row int) snapshot.Value { return s.statValue(row, "file", "total_cache") },
 		},
 		{
-			ID: "docker-stats", Scope: ScopeCgroup, Publisher: "docker stats, MEM USAGE",
+			ID: "docker-stats", Scope: ScopeCgroup, needs: KnownUsage | KnownStat, Publisher: "docker stats, MEM USAGE",
 			Formula: "usage - inactive_file (v1: total_inactive_file); usage itself where inactive_file is not smaller",
 			Source:  "docker/cli cli/command/container/stats_helpers.go calculateMemUsageUnixNoCache", Versions: "Docker >= 20.10",
 			account: func(s *Sheet, row int) account {
@@ -257,7 +260,7 @@ func Figures() []Figure {
 			},
 		},
 		{
-			ID: "kernel-memory", Scope: ScopeCgroup, Publisher: "memory.stat kernel (v2), memory.kmem.usage_in_bytes (v1)",
+			ID: "kernel-memory", Scope: ScopeCgroup, needs: KnownStat, Publisher: "memory.stat kernel (v2), memory.kmem.usage_in_bytes (v1)",
 			Formula: "slab, thread stacks, page tables, per-CPU data, vmalloc and other kernel memory that the cgroup is charged for",
 			Source:  "mm/memcontrol.c MEMCG_KMEM", Versions: "v2: one key since Linux 5.18, else the sum of its parts",
 			account: func(_ *Sheet, row int) account {
@@ -314,22 +317,20 @@ func memAvailable(s *Sheet, _ int) account {
 		z := &h.Zones[i]
 		zoneLow, _ := z.Low.Get()
 		high, _ := z.High.Get()
+		boost, _ := z.Boost.Get()
 		managed, _ := z.Managed.Get()
-		keep := high
+		keep := high - min(boost, high) // the reserves are reckoned when nothing is boosted
 		if len(z.Protection) > 0 {
 			keep += slices.Max(z.Protection)
 		}
 		low += int64(zoneLow)
 		reserve += int64(min(keep, managed))
 	}
-	if page == 0 || len(h.Zones) == 0 {
-		return a
-	}
 	misc, _ := h.Vmstat.Get("nr_kernel_misc_reclaimable")
 	cache := (cols[FileActive] + cols[FileInactive]) / page
 	reclaimable := cols[SlabReclaimable]/page + int64(misc)
 	a.extras = append(a.extras,
-		extra{"reserves that only the kernel may use", -reserve * page},
+		extra{"the zones' reserves, which the kernel keeps free", -reserve * page},
 		extra{"page cache taken as not reclaimable: half, at most the low watermarks", -min(cache/2, low) * page},
 		extra{"slab taken as not reclaimable: half, at most the low watermarks", -min(reclaimable/2, low) * page},
 	)
@@ -339,18 +340,16 @@ func memAvailable(s *Sheet, _ int) account {
 	return a.floor(s)
 }
 
-// nodeSwapCache is what the root's file counts besides page cache and shared memory. The sheet has these pages as anonymous.
-func (s *Sheet) nodeSwapCache() extra {
+// rootSwapCache is what the root's usage counts besides anonymous memory, page cache and shared memory: on cgroup v1 the
+// kernel takes NR_FILE_PAGES of the whole node, with the swap cache, whose pages the sheet has as anonymous. A cgroup's own
+// counters, which is what cgroup v2 has, leave the swap cache out.
+func (s *Sheet) rootSwapCache() []extra {
 	n, _ := s.snap.Host.Meminfo.SwapCached.Get()
-	return extra{swapCacheLabel, int64(n)}
+	if n == 0 || s.snap.Mode.Files() != snapshot.V1 {
+		return nil
+	}
+	return []extra{{"swap cache, which stands in the sheet as anonymous memory", int64(n)}}
 }
-
-func (s *Sheet) swapCache(row int) extra {
-	n, _ := s.statValue(row, "swapcached", "total_swapcached").Get()
-	return extra{swapCacheLabel, int64(n)}
-}
-
-const swapCacheLabel = "swap cache, which stands in the sheet as anonymous memory"
 
 // rootUsage is the usage of the root cgroup as the kubelet gets it.
 func rootUsage(s *Sheet, _ int) snapshot.Value {
@@ -484,6 +483,8 @@ func (s *Sheet) applies(f *Figure, row int) error {
 	switch {
 	case f.Scope == ScopeNode && !s.TotalKnown:
 		return &NotApplicableError{ID: f.ID, Owner: OwnerNode, Why: "/proc/meminfo could not be read"}
+	case (f.ID == "mem-available" || f.ID == "free-used") && (s.snap.Host.PageSize == 0 || len(s.snap.Host.Zones) == 0):
+		return &NotApplicableError{ID: f.ID, Owner: OwnerNode, Why: "/proc/zoneinfo, which has the watermarks, could not be read"}
 	case f.Scope == ScopeNode:
 		return nil
 	case s.Rows[row].Cgroup < 0:
@@ -492,8 +493,8 @@ func (s *Sheet) applies(f *Figure, row int) error {
 		return na("the root cgroup's figures are the node's: node-usage, node-working-set")
 	case sums && s.Rows[row].Children == 0:
 		return na("it has no children")
-	case !sums && s.Rows[row].Known == 0:
-		return na("none of its files could be read")
+	case s.Rows[row].Known&f.needs != f.needs:
+		return na(s.Rows[row].Known.missing())
 	}
 	return nil
 }

@@ -25,9 +25,9 @@ const (
 	// FileInactive is page cache on the inactive list, which working set leaves out: inactive_file; total_inactive_file.
 	// Inactive(file).
 	FileInactive
-	// FileOther is page cache on neither list: mlocked, or on its way to a list; file less shmem, swap cache and both
-	// lists. Negative where anonymous memory freed with MADV_FREE waits on the inactive file list. Cached + Buffers less
-	// Shmem and both lists.
+	// FileOther is page cache on neither list: mlocked, or on its way to a list; file less shmem and both lists (the swap
+	// cache is in no cgroup's file: mm/swap_state.c counts it for the node alone). Negative where anonymous memory freed
+	// with MADV_FREE waits on the inactive file list. Cached + Buffers less Shmem and both lists.
 	FileOther
 	// SlabReclaimable is kernel objects that shrink under pressure, mostly dentries and inodes: slab_reclaimable (v2).
 	// SReclaimable.
@@ -39,7 +39,8 @@ const (
 	// PageTables is page tables, of guests and IOMMUs as well: pagetables + sec_pagetables (v2). PageTables +
 	// SecPageTables.
 	PageTables
-	// Percpu is the kernel's per-CPU data, cgroups' own counters among it: percpu (v2). Percpu.
+	// Percpu is the kernel's per-CPU data, cgroups' own counters among it: percpu (v2). Percpu, which also counts the first
+	// chunk, made at boot and not in MemTotal: the unnamed rest is too small by some 100 KiB for each CPU.
 	Percpu
 	// Vmalloc is the kernel's virtually mapped memory without the thread stacks: vmalloc (v2). VmallocUsed less KernelStack.
 	Vmalloc

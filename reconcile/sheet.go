@@ -227,7 +227,7 @@ type layouts struct {
 
 // positions are the indexes of the keys that the cells need, -1 for an absent one.
 type positions struct {
-	anon, file, swapCached, shmem                                   int
+	anon, file, shmem                                               int
 	activeAnon, inactiveAnon, activeFile, inactiveFile, unevictable int
 	kernel, slabReclaimable, slabUnreclaimable, kernelStack         int
 	pageTables, secPageTables, percpu, vmalloc, sock, hugetlb       int
@@ -241,7 +241,7 @@ func (l *layouts) positions(keys *snapshot.Keys) *positions {
 	at := keys.Index
 	if l.v1 {
 		l.at = positions{
-			anon: at("total_rss"), file: at("total_cache"), swapCached: at("total_swapcached"), shmem: at("total_shmem"),
+			anon: at("total_rss"), file: at("total_cache"), shmem: at("total_shmem"),
 			activeAnon: at("total_active_anon"), inactiveAnon: at("total_inactive_anon"),
 			activeFile: at("total_active_file"), inactiveFile: at("total_inactive_file"), unevictable: at("total_unevictable"),
 			kernel: -1, slabReclaimable: -1, slabUnreclaimable: -1, kernelStack: -1,
@@ -249,7 +249,7 @@ func (l *layouts) positions(keys *snapshot.Keys) *positions {
 		}
 	} else {
 		l.at = positions{
-			anon: at("anon"), file: at("file"), swapCached: at("swapcached"), shmem: at("shmem"),
+			anon: at("anon"), file: at("file"), shmem: at("shmem"),
 			activeAnon: at("active_anon"), inactiveAnon: at("inactive_anon"),
 			activeFile: at("active_file"), inactiveFile: at("inactive_file"), unevictable: at("unevictable"),
 			kernel: at("kernel"), slabReclaimable: at("slab_reclaimable"), slabUnreclaimable: at("slab_unreclaimable"),
@@ -292,7 +292,7 @@ func (l *layouts) cells(c *snapshot.Cgroup) (Cells, bool) {
 	if at.anon < 0 || at.file < 0 {
 		return cells, false
 	}
-	anon, file := get(at.anon), get(at.file)-get(at.swapCached)
+	anon, file := get(at.anon), get(at.file)
 	cells[Anon] = anon
 	cells[Shmem] = get(at.shmem)
 	cells[FileActive] = get(at.activeFile)

@@ -96,9 +96,12 @@ func TestV1ChargesKernelMemoryUnsplit(t *testing.T) {
 	snap.Mode = snapshot.Hybrid
 	snap.Cgroups[1].KernelUsage = snapshot.Of(11 * mi)
 	snap.Cgroups[1].Stat = keyed("rss", 1, "cache", 1, "total_rss", 100*mi, "total_cache", 60*mi, "total_shmem", 20*mi, "total_inactive_anon", 120*mi,
-		"total_active_anon", 0, "total_inactive_file", 30*mi, "total_active_file", 10*mi, "total_unevictable", 0)
+		"total_active_anon", 0, "total_inactive_file", 30*mi, "total_active_file", 10*mi, "total_unevictable", 5*mi)
 	snap.Cgroups = snap.Cgroups[:2]
 	s := reconcile.New(snap)
+	if got := cell(t, s, "/svc", reconcile.AnonUnmapped); got != 5*mi {
+		t.Errorf("unmapped anonymous memory of /svc is %d, want the 5 MiB that the lists have beyond anon and cache", got)
+	}
 	if got := cell(t, s, "/svc", reconcile.KernelUnsplit); got != 11*mi {
 		t.Errorf("kernel memory of /svc is %d", got)
 	}
@@ -109,6 +112,41 @@ func TestV1ChargesKernelMemoryUnsplit(t *testing.T) {
 	i, _ := s.Row("kernel")
 	if got := s.Rows[i].Own.KernelMemory(); got != (40+30+5+6+4+7-11)*mi {
 		t.Errorf("the kernel's own memory is %d MiB, want what meminfo says less what cgroups are charged for", got/mi)
+	}
+}
+
+// What the kernel counts for the node and for cgroups is in one cell only.
+func TestKernelCells(t *testing.T) {
+	snap := v2Node()
+	m := &snap.Host.Meminfo
+	m.Zswap, m.SecPageTables, m.VmallocUsed = snapshot.Of(9*mi), snapshot.Of(2*mi), snapshot.Of(3*mi)
+	m.ActiveAnon, m.InactiveAnon = snapshot.Of(0), snapshot.Of(190*mi)
+	snap.Host.Vmstat = keyed("nr_kernel_misc_reclaimable", 256)
+	snap.Cgroups[1].Stat = keyed("anon", 100*mi, "file", 60*mi, "shmem", 60*mi, "kernel", 6*mi, "pagetables", 1*mi, "sec_pagetables", 1*mi,
+		"zswap", 4*mi, "hugetlb", 10*mi)
+	snap.Cgroups[2].Stat = keyed("anon", 70*mi, "file", 20*mi, "shmem", 20*mi, "kernel", 3*mi, "pagetables", 0, "sec_pagetables", 0, "zswap", 3*mi, "hugetlb", 0)
+	s := reconcile.New(snap)
+	for _, want := range []struct {
+		owner string
+		kind  reconcile.Kind
+		mib   int64
+	}{
+		{"/svc", reconcile.PageTables, 2},
+		{"/svc", reconcile.KernelOther, 1}, // 6 less page tables 2 and the child's zswap 3
+		{"/svc", reconcile.Hugetlb, 10},
+		{"kernel", reconcile.PageTables, 6},  // 6 and 2 less 2
+		{"kernel", reconcile.KernelOther, 6}, // zswap 9 less 4 that /svc has, and 1 of misc
+		{"kernel", reconcile.Vmalloc, 0},     // not even the stacks are in VmallocUsed
+		{"huge-pages", reconcile.Hugetlb, 54},
+		{"/", reconcile.AnonUnmapped, 0}, // pages wait to get onto a list
+	} {
+		if got := cell(t, s, want.owner, want.kind); got != want.mib*mi {
+			t.Errorf("%s %s is %.2f MiB, want %d", want.owner, want.kind, float64(got)/mi, want.mib)
+		}
+	}
+	m.Hugetlb, m.HugePagesTotal, m.Hugepagesize = snapshot.Value{}, snapshot.Of(8), snapshot.Of(2*mi)
+	if columns := reconcile.New(snap).Columns(); columns[reconcile.Hugetlb] != 16*mi {
+		t.Errorf("huge pages before Linux 4.16 are %d, want 8 of 2 MiB", columns[reconcile.Hugetlb])
 	}
 }
 
@@ -134,6 +172,47 @@ func TestWhatCouldNotBeRead(t *testing.T) {
 			t.Errorf("what /svc uses beyond its child is %d, want 90 MiB in the residual", got)
 		}
 		wantFinding(t, s, "cgroup-unread", "/svc")
+		snap = v2Node()
+		snap.Cgroups[2].Stat = snapshot.Stat{}
+		for _, f := range reconcile.New(snap).Findings {
+			if f.ID == "cgroup-residual" {
+				t.Errorf("what could not be read of a child is not its parent's residual: %s", f.Text)
+			}
+		}
+		if got, err := s.Value("usage", "/svc"); err != nil || got != 180*mi {
+			t.Errorf("usage of /svc is %d (%v), want what its own file says", got, err)
+		}
+		for _, id := range []string{"rss", "working-set", "docker-stats", "cache", "kernel-memory"} {
+			if got, err := s.Value(id, "/svc"); !errors.As(err, new(*reconcile.NotApplicableError)) || !strings.Contains(err.Error(), "memory.stat") {
+				t.Errorf("%s of /svc without its memory.stat is %d (%v)", id, got, err)
+			}
+		}
+	})
+	t.Run("usage", func(t *testing.T) {
+		snap := v2Node()
+		snap.Cgroups[2].Usage = snapshot.Value{}
+		s := reconcile.New(snap)
+		if got, err := s.Value("rss", "/svc/worker"); err != nil || got != 70*mi {
+			t.Errorf("rss of /svc/worker is %d (%v), want 70 MiB", got, err)
+		}
+		for _, id := range []string{"usage", "working-set", "docker-stats"} {
+			if got, err := s.Value(id, "/svc/worker"); !errors.As(err, new(*reconcile.NotApplicableError)) {
+				t.Errorf("%s of /svc/worker without its usage is %d (%v)", id, got, err)
+			}
+		}
+	})
+	t.Run("zoneinfo", func(t *testing.T) {
+		snap := quiet()
+		snap.Host.Zones = nil
+		s := reconcile.New(snap)
+		for _, id := range []string{"mem-available", "free-used"} {
+			if got, err := s.Value(id, reconcile.OwnerNode); !errors.As(err, new(*reconcile.NotApplicableError)) {
+				t.Errorf("%s without watermarks is %d (%v)", id, got, err)
+			}
+		}
+		if len(s.Findings) > 0 {
+			t.Errorf("findings: %+v", s.Findings)
+		}
 	})
 	t.Run("a cgroup without any file", func(t *testing.T) {
 		snap := v2Node()
@@ -203,6 +282,47 @@ func TestFindings(t *testing.T) {
 	}
 }
 
+// What a kernel at work leaves between two counters is no finding.
+func TestNoFindings(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		leave func(*snapshot.Snapshot)
+	}{
+		// Four CPUs have stocks of 1 MiB and counters late by two.
+		{"stocks and late counters", func(s *snapshot.Snapshot) { s.Cgroups[2].Usage = snapshot.Of(93 * mi) }},
+		{"moved while it was read", func(s *snapshot.Snapshot) {
+			s.Cgroups[2].Usage = snapshot.Of(95 * mi)
+			s.Host.MeminfoBefore = s.Host.Meminfo
+			s.Host.MeminfoBefore.MemFree, s.Host.MeminfoBefore.Percpu = snapshot.Of(302*mi), snapshot.Of(2*mi)
+		}},
+		{"a hundredth of a large cgroup", func(s *snapshot.Snapshot) {
+			*s = *quiet()
+			s.Cgroups[2].Usage, s.Cgroups[1].Usage = snapshot.Of(604*mi), snapshot.Of(694*mi)
+			s.Cgroups[2].Stat = keyed("anon", 600*mi, "file", 0, "kernel", 0)
+			s.Cgroups[1].Stat = keyed("anon", 630*mi, "file", 60*mi, "kernel", 0, "shmem", 60*mi)
+		}},
+		{"page tables before Linux 5.18", func(s *snapshot.Snapshot) {
+			s.Cgroups[2].Usage, s.Cgroups[1].Usage = snapshot.Of(98*mi), snapshot.Of(188*mi)
+			s.Cgroups[2].Stat = keyed("anon", 70*mi, "file", 20*mi, "shmem", 0)
+		}},
+		{"MemAvailable counted a moment later", func(s *snapshot.Snapshot) { s.Host.Meminfo.MemAvailable = snapshot.Of(588 * mi) }},
+		{"root a moment earlier", func(s *snapshot.Snapshot) { s.Cgroups[0].Stat = keyed("anon", 204*mi, "file", 300*mi) }},
+		{"pages on their way to a free list", func(s *snapshot.Snapshot) {
+			s.Host.Meminfo.MemTotal = snapshot.Of((1000 - 300) * mi)
+			s.Host.Meminfo.MemFree = snapshot.Of(15 * mi)
+			s.Host.Meminfo.MemAvailable = snapshot.Of((586 - 285) * mi)
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			snap := quiet()
+			tc.leave(snap)
+			if s := reconcile.New(snap); len(s.Findings) > 0 {
+				t.Errorf("findings: %+v; residual %d", s.Findings, s.ResidualBytes())
+			}
+		})
+	}
+}
+
 // quiet is v2Node with figures that agree.
 func quiet() *snapshot.Snapshot {
 	s := v2Node()
@@ -243,6 +363,45 @@ func TestFigures(t *testing.T) {
 	}
 }
 
+// A boost raises the watermarks that page cache and slab are measured by, but not the reserves, which the kernel reckons once.
+func TestMemAvailableWithBoostedWatermarks(t *testing.T) {
+	snap := quiet()
+	z := &snap.Host.Zones[0]
+	z.Low, z.High, z.Boost = snapshot.Of(256+1024), snapshot.Of(512+1024), snapshot.Of(1024)
+	snap.Host.Meminfo.MemAvailable = snapshot.Of((586 - 2*4) * mi)
+	s := reconcile.New(snap)
+	if got, err := s.Value("mem-available", reconcile.OwnerNode); err != nil || got != (586-2*4)*mi {
+		t.Errorf("MemAvailable is %d (%v), want 578 MiB", got, err)
+	}
+}
+
+// Reclaimable kernel memory that is no slab counts with the slab, also in what half of it is.
+func TestMemAvailableWithMiscReclaimable(t *testing.T) {
+	snap := quiet()
+	snap.Host.Meminfo.SReclaimable = snapshot.Of(1 * mi)
+	snap.Host.Vmstat = keyed("nr_kernel_misc_reclaimable", 256)
+	s := reconcile.New(snap)
+	// 300 + 250 + 1 + 1, less the reserve of 2, the low watermark of 1 and half of 2.
+	if got, err := s.Value("mem-available", reconcile.OwnerNode); err != nil || got != 548*mi {
+		t.Errorf("MemAvailable is %d (%v), want 548 MiB", got, err)
+	}
+	snap.Host.Meminfo.MemAvailable = snapshot.Of(1001 * mi) // as lxcfs may have it
+	if v, err := reconcile.New(snap).Published("free-used", reconcile.OwnerNode); err != nil || !v.IsAbsent() {
+		t.Errorf("more available than there is: used is published as %v (%v)", v, err)
+	}
+}
+
+func TestStepsSayWhoCountsThem(t *testing.T) {
+	s := reconcile.New(quiet())
+	rss, usage := reconcile.Ref{Figure: "rss", Owner: "/svc/worker"}, reconcile.Ref{Figure: "usage", Owner: "/svc/worker"}
+	for _, way := range [][2]reconcile.Ref{{rss, usage}, {usage, rss}} {
+		b, err := s.Bridge(way[0], way[1])
+		if err != nil || len(b.Steps) != 1 || b.Steps[0].Label != "inactive page cache, counted by usage only" {
+			t.Errorf("%v to %v: %+v (%v)", way[0], way[1], b.Steps, err)
+		}
+	}
+}
+
 // More inactive page cache than usage happens while a cgroup is torn down: cAdvisor stops at zero, docker shows usage.
 func TestFloors(t *testing.T) {
 	snap := v2Node()
@@ -254,13 +413,36 @@ func TestFloors(t *testing.T) {
 	if got, _ := s.Value("docker-stats", "/svc/worker"); got != 15*mi {
 		t.Errorf("docker stats is %d, want usage", got)
 	}
+	if got, _ := s.Value("children-working-set", "/svc"); got != 0 {
+		t.Errorf("working sets of the children sum to %d, want 0", got)
+	}
+	snap.Cgroups[2].Usage = snapshot.Of(20 * mi)
+	if got, _ := reconcile.New(snap).Value("docker-stats", "/svc/worker"); got != 20*mi {
+		t.Errorf("docker stats of inactive page cache alone is %d, want usage", got)
+	}
 }
 
-func TestSwapCacheIsNamed(t *testing.T) {
+// The swap cache is anonymous memory that is in no cgroup's file: mapped it is in anon, unmapped on the lists alone. Only the
+// usage of cgroup v1's root, which is the node's counters, has it in its file pages.
+func TestSwapCache(t *testing.T) {
 	snap := quiet()
 	snap.Host.Meminfo.SwapCached = snapshot.Of(7 * mi)
-	snap.Cgroups[0].Stat = keyed("anon", 200*mi, "file", 307*mi)
+	snap.Cgroups[1].Stat = keyed("anon", 100*mi, "file", 60*mi, "shmem", 20*mi, "swapcached", 7*mi,
+		"inactive_anon", 125*mi, "active_anon", 0, "inactive_file", 30*mi, "active_file", 10*mi, "unevictable", 0)
 	s := reconcile.New(snap)
+	if got := cell(t, s, "/svc", reconcile.FileOther); got != 0 {
+		t.Errorf("page cache of /svc on neither list is %d, want none", got)
+	}
+	if got := cell(t, s, "/svc", reconcile.AnonUnmapped); got != 5*mi {
+		t.Errorf("unmapped anonymous memory of /svc is %d, want 5 MiB", got)
+	}
+	if got, err := s.Value("node-usage", reconcile.OwnerNode); err != nil || got != 500*mi {
+		t.Errorf("usage of the root is %d (%v), want 500 MiB without swap cache", got, err)
+	}
+
+	snap.Mode = snapshot.V1
+	snap.Cgroups = []snapshot.Cgroup{{Path: "/", Parent: -1, Usage: snapshot.Of(507 * mi), Stat: keyed("total_rss", 200*mi, "total_cache", 300*mi)}}
+	s = reconcile.New(snap)
 	b, err := s.Bridge(reconcile.Ref{Figure: "grafana-used"}, reconcile.Ref{Figure: "node-usage"})
 	if err != nil {
 		t.Fatal(err)

@@ -127,7 +127,7 @@ func NewDocument(s *reconcile.Sheet) *Document {
 		})
 	}
 	for _, q := range s.Questions() {
-		d.Bridges = append(d.Bridges, NewBridge(&q.Bridge))
+		d.Bridges = append(d.Bridges, NewBridge(&q.Bridge, mostOwners))
 	}
 	for _, f := range s.Findings {
 		d.Findings = append(d.Findings, Finding(f))
@@ -162,19 +162,40 @@ func newSheet(s *reconcile.Sheet) Sheet {
 	return sheet
 }
 
-// NewBridge is a bridge as documents have it.
-func NewBridge(b *reconcile.Bridge) Bridge {
+// mostOwners is how many owners the bridges of a document name for each kind: with thousands of cgroups each of a bridge's
+// kinds has as many steps.
+const mostOwners = 20
+
+// others is the owner of a step that sums up the smaller ones of its kind.
+const others = "others"
+
+// NewBridge is a bridge as documents have it. With most above 0, the steps of a kind beyond so many, the smallest, are one step
+// of the owner "others".
+func NewBridge(b *reconcile.Bridge, most int) Bridge {
 	out := Bridge{
 		From: b.From.Figure, FromOwner: b.From.Owner, FromBytes: b.FromBytes,
 		To: b.To.Figure, ToOwner: b.To.Owner, ToBytes: b.ToBytes,
 		DifferenceBytes: b.ToBytes - b.FromBytes, Steps: []Step{},
 	}
-	for _, st := range b.Steps {
-		kind := "adjustment"
-		if !st.IsAdjustment() {
-			kind = st.Kind.String()
+	for _, sum := range b.ByKind() {
+		steps := sum.Owners
+		var rest int64
+		if most > 0 && len(steps) > most {
+			for _, st := range steps[most:] {
+				rest += st.Bytes
+			}
+			steps = steps[:most]
 		}
-		out.Steps = append(out.Steps, Step{Owner: st.Owner, Kind: kind, Bytes: st.Bytes, Label: st.Label})
+		kind := "adjustment"
+		if sum.Kind != reconcile.NumKinds {
+			kind = sum.Kind.String()
+		}
+		for _, st := range steps {
+			out.Steps = append(out.Steps, Step{Owner: st.Owner, Kind: kind, Bytes: st.Bytes, Label: st.Label})
+		}
+		if rest != 0 {
+			out.Steps = append(out.Steps, Step{Owner: others, Kind: kind, Bytes: rest, Label: sum.Label})
+		}
 	}
 	return out
 }

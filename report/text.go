@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/memrecon/memrecon/reconcile"
@@ -67,28 +68,36 @@ func (t *text) paint(color, s string) string {
 func (t *text) printf(format string, args ...any) { fmt.Fprintf(&t.b, format, args...) }
 
 // wrapped writes a paragraph, its second and later lines indented.
-func (t *text) wrapped(first, indent, s string) {
-	line := first
+func (t *text) wrapped(first, indent, s string) { t.b.WriteString(wrap(first, indent, s) + "\n") }
+
+// wrap breaks a paragraph into lines, the second and later ones indented.
+func wrap(first, indent, s string) string {
+	var b strings.Builder
+	b.WriteString(first)
 	length := utf8.RuneCountInString(first)
 	start := true
 	for _, word := range strings.Fields(s) {
+		word = printable(word)
 		n := utf8.RuneCountInString(word)
-		if !start && length+1+n > width {
-			t.b.WriteString(line + "\n")
-			line, length, start = indent, utf8.RuneCountInString(indent), true
+		switch {
+		case start:
+		case length+1+n > width:
+			b.WriteString("\n" + indent)
+			length = utf8.RuneCountInString(indent)
+		default:
+			b.WriteByte(' ')
+			length++
 		}
-		if !start {
-			line, length = line+" ", length+1
-		}
-		line, length, start = line+word, length+n, false
+		b.WriteString(word)
+		length, start = length+n, false
 	}
-	t.b.WriteString(line + "\n")
+	return b.String()
 }
 
 // headline is what a person should know first: is memory short, and does the sheet close.
 func (t *text) headline(s *reconcile.Sheet) {
 	color, words := verdict(s)
-	t.printf("%s\n", t.paint(color, words))
+	t.printf("%s\n", t.paint(color, wrap("", "", words)))
 	snap := s.Snapshot()
 	mode := string(snap.Mode)
 	if mode == "" {
@@ -142,6 +151,12 @@ func verdict(s *reconcile.Sheet) (color, words string) {
 		concerns = append(concerns, fmt.Sprintf("%s stands at %.0f%% of its limit of %s", s.Name(c.row), 100*c.share, Size(c.limit)))
 		color = red
 	}
+	if kills := kills(s); kills != "" {
+		concerns = append(concerns, kills)
+		if color == green {
+			color = yellow
+		}
+	}
 	switch {
 	case share < shortShare:
 		return red, "Memory is short: only " + strings.Join(append([]string{words}, concerns...), "; ") + "."
@@ -153,7 +168,43 @@ func verdict(s *reconcile.Sheet) (color, words string) {
 	case len(concerns) > 0:
 		return color, strings.Join(append([]string{words}, concerns...), "; ") + "."
 	}
-	return color, words + ". Nothing is short of memory."
+	return color, words + "; no cgroup is close to its limit."
+}
+
+// kills says how many OOM kills the kernel has counted since it booted, and in which cgroups, as far as those still are; "" where
+// none. One process can count twice, where it dies with its whole cgroup (memory.oom.group).
+func kills(s *reconcile.Sheet) string {
+	snap := s.Snapshot()
+	total, _ := snap.Host.Vmstat.Get("oom_kill") // Linux 4.13
+	if total == 0 {
+		return ""
+	}
+	own := make([]int64, len(snap.Cgroups))
+	for i := range snap.Cgroups {
+		c := &snap.Cgroups[i]
+		if n, ok := c.Events.Get("oom_kill"); ok { // v2 counts the descendants' as well
+			own[i] += int64(n)
+			if c.Parent >= 0 {
+				own[c.Parent] -= int64(n)
+			}
+		} else if n, ok := c.OOMControl.Get("oom_kill"); ok {
+			own[i] = int64(n)
+		}
+	}
+	var where []string
+	for i, n := range own {
+		if n > 0 && i > 0 {
+			where = append(where, fmt.Sprintf("%s %d", cut(s.Name(i), nameWidth), n))
+		}
+	}
+	words := fmt.Sprintf("the kernel has counted %d OOM kills since boot", total)
+	if len(where) > 3 {
+		where = append(where[:2], fmt.Sprintf("%d more", len(where)-2))
+	}
+	if len(where) > 0 {
+		words += " (" + strings.Join(where, ", ") + ")"
+	}
+	return words
 }
 
 // limited is a row with a hard limit, and how much of it is taken by what dropping inactive page cache would not free.
@@ -168,7 +219,7 @@ func closest(s *reconcile.Sheet) (limited, bool) {
 	found := false
 	for i := range s.Rows {
 		limit, ok := s.Limit(i).Get()
-		if !ok || limit == 0 {
+		if !ok || limit == 0 || s.Rows[i].Known&reconcile.KnownStat == 0 {
 			continue
 		}
 		r := &s.Rows[i]
@@ -246,35 +297,37 @@ func (t *text) ownRow(name string, cells *reconcile.Cells) {
 
 // cgroups shows what the usual tools say of the largest cgroups.
 func (t *text) cgroups(s *reconcile.Sheet) {
-	type line struct {
-		row, usage, workingSet, rss int64
-	}
-	var lines []line
+	var order []int
 	for i := range s.Rows {
-		if s.Rows[i].Cgroup <= 0 {
-			continue
-		}
-		ws, err1 := s.Value("working-set", s.Rows[i].ID)
-		rss, err2 := s.Value("rss", s.Rows[i].ID)
-		if err1 == nil && err2 == nil {
-			lines = append(lines, line{int64(i), s.Rows[i].UsageBytes(), ws, rss})
+		if s.Rows[i].Cgroup > 0 && s.Rows[i].Known != 0 {
+			order = append(order, i)
 		}
 	}
-	if len(lines) == 0 {
+	if len(order) == 0 {
 		return
 	}
-	slices.SortStableFunc(lines, func(a, b line) int { return cmp.Compare(b.usage, a.usage) })
-	if t.o.Rows > 0 && len(lines) > t.o.Rows {
-		lines = lines[:t.o.Rows]
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(s.Rows[b].UsageBytes(), s.Rows[a].UsageBytes()) })
+	if t.o.Rows > 0 && len(order) > t.o.Rows {
+		order = order[:t.o.Rows]
 	}
 	t.printf("\n%s\n", t.paint(bold, "What the tools say")+" of the largest cgroups, their children's included")
-	t.printf("%s\n", t.paint(dim, pad("CGROUP", nameWidth)+fmt.Sprintf(" %10s %12s %8s %10s %9s", "USAGE", "WORKING SET", "RSS", "LIMIT", "OF LIMIT")))
-	for _, l := range lines {
-		limit, of := "-", "-"
-		if n, ok := s.Limit(int(l.row)).Get(); ok {
-			limit, of = Size(int64(n)), percent(l.usage, int64(n))
+	t.printf("%s\n", t.paint(dim, pad("CGROUP", nameWidth)+fmt.Sprintf(" %9s %12s %8s %9s %12s", "USAGE", "WORKING SET", "RSS", "LIMIT", "WS OF LIMIT")))
+	for _, i := range order {
+		figure := func(id string) string {
+			n, err := s.Value(id, s.Rows[i].ID)
+			if err != nil { // a file could not be read
+				return "-"
+			}
+			return Size(n)
 		}
-		t.printf("%s %10s %12s %8s %10s %9s\n", pad(s.Name(int(l.row)), nameWidth), Size(l.usage), Size(l.workingSet), Size(l.rss), limit, of)
+		limit, of := "-", "-"
+		if n, ok := s.Limit(i).Get(); ok {
+			limit = Size(int64(n))
+			if workingSet, err := s.Value("working-set", s.Rows[i].ID); err == nil {
+				of = percent(workingSet, int64(n))
+			}
+		}
+		t.printf("%s %9s %12s %8s %9s %12s\n", pad(s.Name(i), nameWidth), figure("usage"), figure("working-set"), figure("rss"), limit, of)
 	}
 }
 
@@ -335,7 +388,7 @@ func largest(s *reconcile.Sheet, steps []reconcile.Step) string {
 		row, _ := s.Row(st.Owner)
 		name := cut(s.Name(row), 28)
 		if len(steps) > 1 {
-			name += " " + Size(max(st.Bytes, -st.Bytes))
+			name += " " + signed(st.Bytes)
 		}
 		parts = append(parts, name)
 	}
@@ -361,8 +414,19 @@ func (t *text) findings(s *reconcile.Sheet) {
 	}
 }
 
+// printable shows what would move the cursor or colour the terminal as a question mark: whoever may make a cgroup names it.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return '?'
+	}, s)
+}
+
 // cut fits a name into a width by leaving out its middle: a path's beginning says where it is, its end who.
 func cut(name string, n int) string {
+	name = printable(name)
 	runes := []rune(name)
 	if len(runes) <= n {
 		return name

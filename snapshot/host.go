@@ -72,9 +72,11 @@ type Zone struct {
 	Free Value  `json:"free,omitzero"` // "pages free"
 	// Min, Low, High are the watermarks: kswapd wakes below Low and rests at High; below Min only the kernel itself and
 	// dying tasks get pages.
-	Min     Value `json:"min,omitzero"`
-	Low     Value `json:"low,omitzero"`
-	High    Value `json:"high,omitzero"`
+	Min  Value `json:"min,omitzero"`
+	Low  Value `json:"low,omitzero"`
+	High Value `json:"high,omitzero"`
+	// Boost is how much all three watermarks are raised after memory was found fragmented (Linux 5.0, printed since 5.14).
+	Boost   Value `json:"boost,omitzero"`
 	Managed Value `json:"managed,omitzero"` // what MemTotal counts
 	// Protection is lowmem_reserve: how much of this zone is kept from allocations that could use a higher one.
 	Protection []uint64 `json:"protection,omitempty"`

@@ -115,7 +115,7 @@ func (c *agentCommand) Run(stdout io.Writer, k *kong.Context) error {
 	if err != nil {
 		return err
 	}
-	logger.Info("memrecon agent starts", "version", buildVersion(), "interval", c.Interval, "report_interval", c.ReportInterval)
+	logger.Info("memrecon agent starts", "version", buildVersion(), "interval", c.Interval.String(), "report_interval", c.ReportInterval.String())
 
 	due, done := make(chan *collector.Result, 1), make(chan struct{})
 	go func() {

@@ -29,7 +29,7 @@ func (c *bridgeCommand) Run(stdout io.Writer) error {
 	if c.Output == outputText {
 		return report.BridgeText(stdout, sheet, &b, report.Options{Color: colored(stdout)})
 	}
-	return encode(stdout, c.Output, report.NewBridge(&b))
+	return encode(stdout, c.Output, report.NewBridge(&b, 0))
 }
 
 // ref takes "figure" or "figure@owner".
