@@ -273,13 +273,13 @@ func TestDaemonSet(t *testing.T) {
 					t.Errorf("%s: request %s, limit %s: the pod is not Guaranteed", name, &request, &limit)
 				}
 			}
-			// 13 MiB of the program's pages and the kernel's memory are beside what Go counts.
+			// With 500 pods the kernel keeps 40 MiB for the open files, which Go does not count.
 			limit := c.Resources.Limits[corev1.ResourceMemory]
 			goLimit, err := resource.ParseQuantity(strings.TrimSuffix(env(c, "GOMEMLIMIT"), "B"))
 			if err != nil {
 				t.Errorf("GOMEMLIMIT: %v", err)
 			}
-			if room := limit.Value() - goLimit.Value(); room < 16<<20 {
+			if room := limit.Value() - goLimit.Value(); room < 48<<20 {
 				t.Errorf("GOMEMLIMIT %s leaves %d bytes of the limit %s for what Go does not count", &goLimit, room, &limit)
 			}
 			if pod.Spec.PriorityClassName != "system-node-critical" {
