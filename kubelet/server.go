@@ -78,9 +78,10 @@ func (s *server) prepare(config *Config, caFile string, insecure bool) error {
 	s.client = &http.Client{
 		Transport: &http.Transport{
 			TLSClientConfig:   trust,
-			ForceAttemptHTTP2: true, // one connection for all, which a ping finds dead where the other end went without a word
-			HTTP2:             &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second},
-			IdleConnTimeout:   time.Minute,
+			ForceAttemptHTTP2: true,
+			// A ping finds out where the other end of a watch is gone without a word.
+			HTTP2:           &http.HTTP2Config{SendPingTimeout: 3 * config.Timeout, PingTimeout: config.Timeout},
+			IdleConnTimeout: time.Minute,
 			// For the watch, whose answer has no end; the others have the deadline of Read.
 			DialContext:           (&net.Dialer{Timeout: config.Timeout}).DialContext,
 			TLSHandshakeTimeout:   config.Timeout,

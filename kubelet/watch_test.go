@@ -2,8 +2,11 @@ package kubelet
 
 import (
 	"context"
+	"net"
 	"net/http"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -93,6 +96,66 @@ func TestWatchLosesTheAPIServer(t *testing.T) {
 	}
 	f.answer("/api/v1/nodes", nil)
 	settles(t, "the return", func() bool { n, err := readNode(t, c); return err == nil && time.Since(n.Time) < time.Second })
+}
+
+// A connection that died without a word, as when the API server's machine lost its power, is found dead.
+func TestWatchOfADeadConnection(t *testing.T) {
+	f := newFake(t)
+	f.config.Timeout = 500 * time.Millisecond
+	through, cut := wire(t, f.server.Listener.Addr().String())
+	f.config.APIServer = "https://" + through
+	c := f.open()
+	if n, err := readNode(t, c); err != nil || n.IsZero() {
+		t.Fatalf("%+v, %+v", n, err)
+	}
+	cut()
+	settles(t, "the loss", func() bool { _, err := readNode(t, c); return err != nil })
+	if n, err := readNode(t, c); err.Error != "no answer in time" || n.IsZero() || time.Since(n.Time) < 500*time.Millisecond {
+		t.Errorf("%+v, %+v", n, err)
+	}
+}
+
+// wire is an address that leads to another until it is cut; then what is sent is lost, and connections stay open.
+func wire(t *testing.T, to string) (address string, cut func()) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lost atomic.Bool
+	var ends sync.WaitGroup
+	carry := func(to, from net.Conn) {
+		buffer := make([]byte, 64<<10)
+		for {
+			n, err := from.Read(buffer)
+			if err != nil {
+				_ = to.Close()
+				return
+			}
+			if !lost.Load() {
+				_, _ = to.Write(buffer[:n])
+			}
+		}
+	}
+	ends.Go(func() {
+		for {
+			near, err := l.Accept()
+			if err != nil {
+				return
+			}
+			far, err := net.Dial("tcp", to)
+			if err != nil {
+				_ = near.Close()
+				continue
+			}
+			ends.Go(func() { carry(far, near) })
+			ends.Go(func() { carry(near, far) })
+		}
+	})
+	t.Cleanup(func() { // runs after the Client's Close, which ends the connections
+		_ = l.Close()
+		ends.Wait()
+	})
+	return l.Addr().String(), func() { lost.Store(true) }
 }
 
 func TestWatchFaults(t *testing.T) {

@@ -46,3 +46,53 @@ func (s *Sheet) identity(row int) snapshot.Identity {
 	}
 	return snapshot.Identity{}
 }
+
+// PodRequest is the memory in bytes that the scheduler sets aside for a pod, absent where it asks for none. A node's sum, as
+// kubectl describe node has it, is over the pods whose phase is neither Succeeded nor Failed.
+func PodRequest(p *snapshot.Pod) snapshot.Value {
+	request := podMemory(p, p.Request, func(c *snapshot.Container) snapshot.Value { return c.Request })
+	overhead, ok := p.Overhead.Get()
+	if !ok {
+		return request
+	}
+	n, _ := request.Get()
+	return snapshot.Of(n + overhead)
+}
+
+// PodLimit is the same of the limits, as kubectl describe node sums them up. The kernel holds a pod to it only where each of
+// its containers has a limit.
+func PodLimit(p *snapshot.Pod) snapshot.Value {
+	limit := podMemory(p, p.Limit, func(c *snapshot.Container) snapshot.Value { return c.Limit })
+	overhead, _ := p.Overhead.Get()
+	if n, ok := limit.Get(); ok && n > 0 {
+		return snapshot.Of(n + overhead)
+	}
+	return limit
+}
+
+// podMemory is the whole pod's, where it has that, else what its containers need at most at one time: all that run together,
+// or an init container with the sidecars that were started before it (k8s.io/component-helpers, resource.PodRequests).
+func podMemory(p *snapshot.Pod, whole snapshot.Value, of func(*snapshot.Container) snapshot.Value) snapshot.Value {
+	if !whole.IsAbsent() {
+		return whole
+	}
+	var together, sidecars, start uint64
+	known := false
+	for i := range p.Containers {
+		n, ok := of(&p.Containers[i]).Get()
+		known = known || ok
+		switch p.Containers[i].Kind {
+		case snapshot.InitContainer:
+			start = max(start, sidecars+n)
+		case snapshot.SidecarContainer:
+			sidecars += n
+			together += n
+		default:
+			together += n
+		}
+	}
+	if !known {
+		return snapshot.Value{}
+	}
+	return snapshot.Of(max(together, start))
+}

@@ -103,3 +103,32 @@ func TestPodAndContainer(t *testing.T) {
 		t.Error("the kernel is a pod's")
 	}
 }
+
+func TestPodRequestAndLimit(t *testing.T) {
+	of, none := func(n uint64) snapshot.Value { return snapshot.Of(n * mi) }, snapshot.Value{}
+	container := func(kind snapshot.ContainerKind, request, limit snapshot.Value) snapshot.Container {
+		return snapshot.Container{Kind: kind, Request: request, Limit: limit}
+	}
+	app, small := container("", of(100), of(200)), container("", of(20), none)
+	first, mesh := container(snapshot.InitContainer, of(150), of(150)), container(snapshot.SidecarContainer, of(60), of(70))
+	for name, c := range map[string]struct {
+		pod            snapshot.Pod
+		request, limit snapshot.Value
+	}{
+		"nothing":                 {snapshot.Pod{Containers: []snapshot.Container{container("", none, none)}}, none, none},
+		"two containers":          {snapshot.Pod{Containers: []snapshot.Container{app, small}}, of(120), of(200)},
+		"a large init container":  {snapshot.Pod{Containers: []snapshot.Container{first, app}}, of(150), of(200)},
+		"a sidecar":               {snapshot.Pod{Containers: []snapshot.Container{mesh, app}}, of(160), of(270)},
+		"a sidecar, then an init": {snapshot.Pod{Containers: []snapshot.Container{mesh, first, app}}, of(210), of(270)},
+		"an init, then a sidecar": {snapshot.Pod{Containers: []snapshot.Container{first, mesh, app}}, of(160), of(270)},
+		"overhead":                {snapshot.Pod{Overhead: of(5), Containers: []snapshot.Container{small}}, of(25), none},
+		"only overhead":           {snapshot.Pod{Overhead: of(5)}, of(5), none},
+		"overhead of a limit":     {snapshot.Pod{Overhead: of(5), Containers: []snapshot.Container{app}}, of(105), of(205)},
+		"for the whole pod":       {snapshot.Pod{Request: of(64), Limit: of(512), Containers: []snapshot.Container{app, small}}, of(64), of(512)},
+		"a limit of the pod":      {snapshot.Pod{Limit: of(512), Containers: []snapshot.Container{app, small}}, of(120), of(512)},
+	} {
+		if request, limit := reconcile.PodRequest(&c.pod), reconcile.PodLimit(&c.pod); request != c.request || limit != c.limit {
+			t.Errorf("%s: request %v, limit %v; want %v, %v", name, request, limit, c.request, c.limit)
+		}
+	}
+}
