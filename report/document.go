@@ -194,7 +194,7 @@ func newKubernetes(s *reconcile.Sheet, row int) *Kubernetes {
 		return nil
 	}
 	k := &Kubernetes{
-		Namespace: pod.Namespace, Pod: pod.Name, QoS: pod.QoS, Priority: pod.Priority, RequestBytes: number(pod.Request), LimitBytes: number(pod.Limit),
+		Namespace: pod.Namespace, Pod: pod.Name, QoS: pod.QoS, Priority: pod.Priority, RequestBytes: number(reconcile.PodRequest(pod)), LimitBytes: number(reconcile.PodLimit(pod)),
 	}
 	if container != nil {
 		k.Container, k.RequestBytes, k.LimitBytes = container.Name, number(container.Request), number(container.Limit)

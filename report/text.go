@@ -371,9 +371,30 @@ func (t *text) kubernetes(s *reconcile.Sheet) {
 			}
 		}
 	}
+	if requests, limits := requested(k); len(k.Pods) > 0 {
+		words := "Pods request " + Size(requests)
+		if allocatable, ok := amounts["allocatable"]; ok {
+			words += ", " + percent(requests, allocatable.Bytes) + " of allocatable,"
+		}
+		t.wrapped("  ", "    ", words+" and are limited to "+Size(limits)+" as far as they have limits.")
+	}
 	if id, off, other := s.RootFormula(); id != "" {
 		t.wrapped("  ", "    ", fmt.Sprintf("This kubelet computes the node's working set as %s: %s off, where the other formula would be %s off.", id, Size(off), Size(other)))
 	}
+}
+
+// requested is what the pods that are not over request, and are limited to, as kubectl describe node sums it up.
+func requested(k *snapshot.Kubernetes) (requests, limits int64) {
+	for i := range k.Pods {
+		p := &k.Pods[i]
+		if p.Phase == "Succeeded" || p.Phase == "Failed" {
+			continue
+		}
+		request, _ := reconcile.PodRequest(p).Get()
+		limit, _ := reconcile.PodLimit(p).Get()
+		requests, limits = requests+int64(request), limits+int64(limit)
+	}
+	return requests, limits
 }
 
 // reserved is the sum from capacity down to what pods may have.
