@@ -280,7 +280,7 @@ func (b buildah) golang(t *testing.T) {
 	}
 	b.run(t, "config", "--env=PATH=/usr/local/go/bin:/bin", "--env=GOPATH=/go", "--env=GOTOOLCHAIN=local", "--env=GOPROXY=off",
 		"--env=HOME=/root", container)
-	b.run(t, "commit", container, "docker.io/library/golang:1.26")
+	b.run(t, "commit", container, "golang:1.26")
 }
 
 func goEnv(t *testing.T, variable string) string {
