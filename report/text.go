@@ -500,9 +500,9 @@ func (t *text) findings(s *reconcile.Sheet) {
 	if errs := s.Snapshot().Errors; len(errs) > 0 {
 		t.printf("\n%s\n", t.paint(yellow, "What could not be read"))
 		for _, e := range errs {
-			words := e.Source + ": " + e.Error + "."
+			words := e.Source + ": " + strings.TrimSuffix(e.Error, ".") + "."
 			if e.Hint != "" {
-				words += " " + e.Hint
+				words += " " + strings.ToUpper(e.Hint[:1]) + strings.TrimSuffix(e.Hint[1:], ".") + "."
 			}
 			t.wrapped("  ", "    ", words)
 		}
