@@ -134,46 +134,19 @@ func table() []metric {
 			name: "memrecon_node_figure_bytes", unit: "bytes", kind: gauge, most: 16, labels: []string{"figure"},
 			help: "A published figure of the node, computed over the sheet.",
 			from: "[figures.md](figures.md)",
-			node: func(n *node, out *series) {
-				for i := range figures {
-					if figures[i].Scope != reconcile.ScopeNode {
-						continue
-					}
-					if a, ok := n.Sheet.Amount(&figures[i], 0); ok {
-						out.add(float64(a.Bytes), figures[i].ID)
-					}
-				}
-			},
+			node: nodeFigures(figures, func(a reconcile.Amount, out *series) { out.add(float64(a.Bytes), a.Figure.ID) }),
 		},
 		{
 			name: "memrecon_node_figure_published_bytes", unit: "bytes", kind: gauge, most: 16, labels: []string{"figure"},
 			help: "The publisher's own number for a figure of the node, where memrecon can read it.",
 			from: "[figures.md](figures.md)",
-			node: func(n *node, out *series) {
-				for i := range figures {
-					if figures[i].Scope != reconcile.ScopeNode {
-						continue
-					}
-					if a, ok := n.Sheet.Amount(&figures[i], 0); ok {
-						out.value(a.Published, figures[i].ID)
-					}
-				}
-			},
+			node: nodeFigures(figures, func(a reconcile.Amount, out *series) { out.value(a.Published, a.Figure.ID) }),
 		},
 		{
 			name: "memrecon_node_figure_kubelet_bytes", unit: "bytes", kind: gauge, most: 16, labels: []string{"figure"},
 			help: "What the kubelet says a figure of the node is, of its own time.",
 			from: "the kubelet's /stats/summary",
-			node: func(n *node, out *series) {
-				for i := range figures {
-					if figures[i].Scope != reconcile.ScopeNode {
-						continue
-					}
-					if a, ok := n.Sheet.Amount(&figures[i], 0); ok {
-						out.value(a.Kubelet, figures[i].ID)
-					}
-				}
-			},
+			node: nodeFigures(figures, func(a reconcile.Amount, out *series) { out.value(a.Kubelet, a.Figure.ID) }),
 		},
 		{
 			name: "memrecon_node_skew_bytes", unit: "bytes", kind: gauge, most: 1,
@@ -420,6 +393,20 @@ func table() []metric {
 // sources are the result's, by name.
 func (n *node) sources() []collector.SourceStatus {
 	return slices.SortedFunc(slices.Values(n.Sources), func(a, b collector.SourceStatus) int { return strings.Compare(a.Name, b.Name) })
+}
+
+// nodeFigures adds a series for each figure that the node has.
+func nodeFigures(figures []reconcile.Figure, add func(reconcile.Amount, *series)) func(*node, *series) {
+	return func(n *node, out *series) {
+		for i := range figures {
+			if figures[i].Scope != reconcile.ScopeNode {
+				continue
+			}
+			if a, ok := n.Sheet.Amount(&figures[i], 0); ok {
+				add(a, out)
+			}
+		}
+	}
 }
 
 // figureOf is a figure of a cgroup of which enough could be read.
