@@ -85,10 +85,13 @@ func TestWatchLosesTheAPIServer(t *testing.T) {
 	f.answer("/api/v1/nodes", func(w http.ResponseWriter, _ *http.Request) {
 		http.Error(w, "etcd is away", http.StatusServiceUnavailable)
 	})
+	ended := time.Now()
 	f.end()
+	time.Sleep(300 * time.Millisecond) // no reading sees the end
 	settles(t, "the loss", func() bool { _, err := readNode(t, c); return err != nil })
 	n, err := readNode(t, c)
-	if !strings.HasPrefix(err.Error, "it answers 503 Service Unavailable: etcd is away") || n.Name != "lab-node" || time.Since(n.Time) < 400*time.Millisecond {
+	if !strings.HasPrefix(err.Error, "it answers 503 Service Unavailable: etcd is away") || n.Name != "lab-node" ||
+		n.Time.Before(ended) || time.Since(n.Time) < 400*time.Millisecond {
 		t.Errorf("%+v, %+v", n, err)
 	}
 	if again, _ := readNode(t, c); again.Time != n.Time {
