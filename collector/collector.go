@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -62,13 +63,20 @@ type Collector struct {
 	host    *host.Reader
 	cgroups *cgroup.Reader // nil while there is no hierarchy
 	mode    snapshot.Mode
-	swept   cgroup.Stats // as of the sweep before
-	status  [2]SourceStatus
+	swept   cgroup.Stats    // as of the sweep before
+	kernel  string          // its release
+	status  [2]SourceStatus // of hostSource and cgroupSource
 	// kubernetes is nil where nobody asks.
 	kubernetes *kubernetes
 	rounds     uint64
 	latest     atomic.Pointer[Result]
 }
+
+// The places of the sources that every round reads, in Collector.status.
+const (
+	hostSource = iota
+	cgroupSource
+)
 
 // Open prepares the readers. A host without a memory controller is no error: Collect says what is missing, and looks again.
 func Open(config Config) (*Collector, error) {
@@ -82,8 +90,8 @@ func Open(config Config) (*Collector, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the host: %w", err)
 	}
-	c := &Collector{config: config, host: h}
-	c.status[0].Name, c.status[1].Name = "host", "cgroup"
+	c := &Collector{config: config, host: h, kernel: h.Release()}
+	c.status[hostSource].Name, c.status[cgroupSource].Name = "host", "cgroup"
 	switch {
 	case config.Kubelet != nil:
 		if c.kubernetes, err = askKubernetes(*config.Kubelet); err != nil {
@@ -113,7 +121,7 @@ func (c *Collector) Latest() *Result { return c.latest.Load() }
 func (c *Collector) Collect() *Result {
 	start := c.config.Clock()
 	began := time.Now()
-	snap := &snapshot.Snapshot{Version: snapshot.Version, Time: start, Node: c.config.Node}
+	snap := &snapshot.Snapshot{Version: snapshot.Version, Time: start, Node: c.config.Node, Kernel: c.kernel}
 	before, _ := c.host.Meminfo() // an error shows again below
 	c.readCgroups(snap)
 	c.readHost(snap)
@@ -122,9 +130,8 @@ func (c *Collector) Collect() *Result {
 	if snap.Node == "" {
 		snap.Node = c.host.Node()
 	}
-	snap.Kernel = c.host.Release()
 	c.rounds++
-	sources := []SourceStatus{c.status[0], c.status[1]}
+	sources := slices.Clone(c.status[:])
 	if c.kubernetes != nil {
 		if said := c.kubernetes.latest.Load(); said != nil {
 			snap.Kubernetes = said.kubernetes
@@ -147,7 +154,7 @@ func (c *Collector) readHost(snap *snapshot.Snapshot) {
 	if h.Meminfo.IsZero() && len(errs) > 0 {
 		err = fmt.Errorf("%s: %s", errs[0].Source, errs[0].Error)
 	}
-	c.done(0, began, err)
+	c.done(hostSource, began, err)
 }
 
 func (c *Collector) readCgroups(snap *snapshot.Snapshot) {
@@ -160,7 +167,7 @@ func (c *Collector) readCgroups(snap *snapshot.Snapshot) {
 		}
 		snap.Errors = append(snap.Errors, e)
 	}
-	c.done(1, began, err)
+	c.done(cgroupSource, began, err)
 }
 
 // sweep reads the cgroups into the snapshot. A hierarchy that is not there, or that went away, is looked for again.

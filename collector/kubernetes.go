@@ -73,16 +73,15 @@ func askKubernetes(config kubelet.Config) (*kubernetes, error) {
 // publish makes an answer the newest. What it lacks is not taken from an older one: an error says that it is missing.
 func (said *kubernetes) publish(k *snapshot.Kubernetes, errs []snapshot.SourceError, began time.Time) {
 	before := said.latest.Load()
-	a := &answer{kubernetes: k, errs: errs, status: SourceStatus{Name: "kubernetes", Duration: time.Since(began)}}
-	switch {
-	case k.Summary.IsZero() && k.Pods == nil && k.WorkingSets == nil && k.Config.IsZero() && k.Node.IsZero() && len(errs) > 0:
+	a := &answer{kubernetes: k, errs: errs, status: SourceStatus{Name: "kubernetes", Time: began, Duration: time.Since(began)}}
+	empty := k.Summary.IsZero() && k.Pods == nil && k.WorkingSets == nil && k.Config.IsZero() && k.Node.IsZero()
+	if empty && len(errs) > 0 {
 		a.kubernetes = nil
 		a.status.Err = fmt.Errorf("%s: %s", errs[0].Source, errs[0].Error)
+		a.status.Time = time.Time{}
 		if before != nil {
 			a.status.Time = before.status.Time
 		}
-	default:
-		a.status.Time = began
 	}
 	said.latest.Store(a)
 	if before == nil {

@@ -129,10 +129,12 @@ func (a *account) value(s *Sheet) int64 {
 	return n
 }
 
+const floorLabel = "the publisher does not go below zero"
+
 // floor adds what lifts the account to zero: publishers that subtract do not go below.
 func (a account) floor(s *Sheet) account {
 	if v := a.value(s); v < 0 {
-		a.extras = append(a.extras, extra{"the publisher does not go below zero", -v})
+		a.extras = append(a.extras, extra{floorLabel, -v})
 	}
 	return a
 }
@@ -214,9 +216,7 @@ func kernelFigures() []Figure {
 			ID: "node-working-set", Scope: ScopeNode, Publisher: "kubelet /stats/summary node workingSetBytes, kubectl top node, eviction's memory.available",
 			Formula: "node-usage - inactive_file of the root cgroup (v1: total_inactive_file)",
 			Source:  "cAdvisor container/libcontainer/handler.go setMemoryStats", Versions: "as node-usage",
-			account: func(s *Sheet, _ int) account {
-				return node(fileKinds.and(Anon).without(FileInactive), s.rootSwapCache()...).floor(s)
-			},
+			account: nodeWorkingSet,
 			kubelet: nodeSaid(workingSetField),
 		},
 		{
@@ -303,12 +303,17 @@ func kernelFigures() []Figure {
 					}
 				}
 				if floors > 0 {
-					a.extras = append(a.extras, extra{"the publisher does not go below zero", floors})
+					a.extras = append(a.extras, extra{floorLabel, floors})
 				}
 				return a
 			},
 		},
 	}
+}
+
+// nodeWorkingSet is the root cgroup's usage less its inactive page cache.
+func nodeWorkingSet(s *Sheet, _ int) account {
+	return node(fileKinds.and(Anon).without(FileInactive), s.rootSwapCache()...).floor(s)
 }
 
 // needsZones says why there are no figures that take the watermarks into account.

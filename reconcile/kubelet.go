@@ -128,9 +128,7 @@ func kubernetesFigures() []Figure {
 		{
 			ID: "kubelet-available", Scope: ScopeNode, Publisher: "kubelet /stats/summary node availableBytes, eviction's signal memory.available",
 			Formula: "MemTotal - node-working-set", Source: "pkg/kubelet/stats/helper.go", Versions: "Kubernetes <= 1.36; 1.37 also subtracts huge pages",
-			account: func(s *Sheet, _ int) account {
-				return complement(node(fileKinds.and(Anon).without(FileInactive), s.rootSwapCache()...).floor(s))
-			},
+			account: func(s *Sheet, row int) account { return complement(nodeWorkingSet(s, row)) },
 			kubelet: nodeSaid(availableField),
 		},
 		{

@@ -70,6 +70,21 @@ func PodLimit(p *snapshot.Pod) snapshot.Value {
 	return limit
 }
 
+// Requested is what the pods that are not over request together, and are limited to, in bytes, as kubectl describe node sums it
+// up.
+func Requested(pods []snapshot.Pod) (requests, limits int64) {
+	for i := range pods {
+		p := &pods[i]
+		if p.Phase == "Succeeded" || p.Phase == "Failed" {
+			continue
+		}
+		request, _ := PodRequest(p).Get()
+		limit, _ := PodLimit(p).Get()
+		requests, limits = requests+int64(request), limits+int64(limit)
+	}
+	return requests, limits
+}
+
 // podMemory is the whole pod's, where it has that, else what its containers need at most at one time: all that run together,
 // or an init container with the sidecars that were started before it (k8s.io/component-helpers, resource.PodRequests).
 func podMemory(p *snapshot.Pod, whole snapshot.Value, of func(*snapshot.Container) snapshot.Value) snapshot.Value {

@@ -71,11 +71,3 @@ func short(id string) string {
 	}
 	return id[:min(12, len(id))]
 }
-
-// Limit is a row's own hard limit in bytes: unlimited, or absent where it is not known or the owner is no cgroup.
-func (s *Sheet) Limit(row int) snapshot.Value {
-	if r := &s.Rows[row]; r.Cgroup >= 0 {
-		return s.snap.Cgroups[r.Cgroup].Max
-	}
-	return snapshot.Value{}
-}

@@ -149,8 +149,9 @@ func verdict(s *reconcile.Sheet) (color, words string) {
 		concerns = append(concerns, fmt.Sprintf("every process waited for memory %.1f%% of the last 10 s", full.Avg10))
 		color = red
 	}
-	if c, ok := closest(s); ok && c.share >= closeShare {
-		concerns = append(concerns, fmt.Sprintf("%s stands at %.0f%% of its limit of %s", s.Name(c.row), 100*c.share, Size(c.limit)))
+	if row, share, ok := s.ClosestToLimit(); ok && share >= closeShare {
+		limit, _ := s.Limit(row).Get()
+		concerns = append(concerns, fmt.Sprintf("%s stands at %.0f%% of its limit of %s", s.Name(row), 100*share, Size(int64(limit))))
 		color = red
 	}
 	if kills := kills(s); kills != "" {
@@ -173,33 +174,17 @@ func verdict(s *reconcile.Sheet) (color, words string) {
 	return color, words + "; no cgroup is close to its limit."
 }
 
-// kills says how many OOM kills the kernel has counted since it booted, and in which cgroups, as far as those still are; "" where
-// none. One process can count twice, where it dies with its whole cgroup (memory.oom.group).
+// kills says how many OOM kills the kernel has counted since it booted, and in which cgroups; "" where none.
 func kills(s *reconcile.Sheet) string {
-	snap := s.Snapshot()
-	total, _ := snap.Host.Vmstat.Get("oom_kill") // Linux 4.13
+	total, cgroups := s.OOMKills()
 	if total == 0 {
 		return ""
 	}
-	own := make([]int64, len(snap.Cgroups))
-	for i := range snap.Cgroups {
-		c := &snap.Cgroups[i]
-		if n, ok := c.Events.Get("oom_kill"); ok { // v2 counts the descendants' as well
-			own[i] += int64(n)
-			if c.Parent >= 0 {
-				own[c.Parent] -= int64(n)
-			}
-		} else if n, ok := c.OOMControl.Get("oom_kill"); ok {
-			own[i] = int64(n)
-		}
-	}
-	var where []string
-	for i, n := range own {
-		if n > 0 && i > 0 {
-			where = append(where, fmt.Sprintf("%s %d", cut(s.Name(i), nameWidth), n))
-		}
-	}
 	words := fmt.Sprintf("the kernel has counted %d OOM kills since boot", total)
+	var where []string
+	for _, k := range cgroups {
+		where = append(where, fmt.Sprintf("%s %d", cut(s.Name(k.Row), nameWidth), k.Count))
+	}
 	if len(where) > 3 {
 		where = append(where[:2], fmt.Sprintf("%d more", len(where)-2))
 	}
@@ -209,48 +194,24 @@ func kills(s *reconcile.Sheet) string {
 	return words
 }
 
-// limited is a row with a hard limit, and how much of it is taken by what dropping inactive page cache would not free.
-type limited struct {
-	row   int
-	limit int64
-	share float64
-}
-
-func closest(s *reconcile.Sheet) (limited, bool) {
-	var best limited
-	found := false
-	for i := range s.Rows {
-		limit, ok := s.Limit(i).Get()
-		if !ok || limit == 0 || s.Rows[i].Known&reconcile.KnownStat == 0 {
-			continue
-		}
-		r := &s.Rows[i]
-		share := float64(r.UsageBytes()-r.All[reconcile.FileInactive]) / float64(limit)
-		if !found || share > best.share {
-			best, found = limited{i, int64(limit), share}, true
-		}
-	}
-	return best, found
-}
-
-// The owners' table: the owner's name, then columns of these widths.
+// nameWidth is the width of the tables' first column, an owner's name.
 const nameWidth = 42
 
+// column is one of the others of the owners' table.
 type column struct {
 	title string
-	width int
 	bytes func(*reconcile.Cells) int64
 }
 
 var ownColumns = []column{
-	{"OWN", 9, (*reconcile.Cells).Sum},
-	{"ANON", 9, func(c *reconcile.Cells) int64 { return c[reconcile.Anon] + c[reconcile.AnonUnmapped] }},
-	{"CACHE", 9, func(c *reconcile.Cells) int64 {
+	{"OWN", (*reconcile.Cells).Sum},
+	{"ANON", func(c *reconcile.Cells) int64 { return c[reconcile.Anon] + c[reconcile.AnonUnmapped] }},
+	{"CACHE", func(c *reconcile.Cells) int64 {
 		return c[reconcile.FileActive] + c[reconcile.FileInactive] + c[reconcile.FileOther]
 	}},
-	{"SHMEM", 9, func(c *reconcile.Cells) int64 { return c[reconcile.Shmem] }},
-	{"KERNEL", 9, (*reconcile.Cells).KernelMemory},
-	{"OTHER", 9, func(c *reconcile.Cells) int64 {
+	{"SHMEM", func(c *reconcile.Cells) int64 { return c[reconcile.Shmem] }},
+	{"KERNEL", (*reconcile.Cells).KernelMemory},
+	{"OTHER", func(c *reconcile.Cells) int64 {
 		return c[reconcile.Sock] + c[reconcile.Hugetlb] + c[reconcile.Free] + c[reconcile.FreePerCPU] + c[reconcile.Residual]
 	}},
 }
@@ -259,7 +220,7 @@ func (t *text) owners(s *reconcile.Sheet) {
 	t.printf("\n%s\n", t.paint(bold, "Where the memory is")+": each owner's own charge, without its children's; together MemTotal")
 	head := pad("OWNER", nameWidth)
 	for _, c := range ownColumns {
-		head += fmt.Sprintf(" %*s", c.width-1, c.title)
+		head += fmt.Sprintf(" %8s", c.title)
 	}
 	t.printf("%s\n", t.paint(dim, head))
 	order := make([]int, 0, len(s.Rows))
@@ -292,7 +253,7 @@ func (t *text) owners(s *reconcile.Sheet) {
 func (t *text) ownRow(name string, cells *reconcile.Cells) {
 	t.b.WriteString(pad(name, nameWidth))
 	for _, c := range ownColumns {
-		t.printf(" %*s", c.width-1, dash(c.bytes(cells)))
+		t.printf(" %8s", dash(c.bytes(cells)))
 	}
 	t.b.WriteByte('\n')
 }
@@ -371,7 +332,7 @@ func (t *text) kubernetes(s *reconcile.Sheet) {
 			}
 		}
 	}
-	if requests, limits := requested(k); len(k.Pods) > 0 {
+	if requests, limits := reconcile.Requested(k.Pods); len(k.Pods) > 0 {
 		words := "Pods request " + Size(requests)
 		if allocatable, ok := amounts["allocatable"]; ok {
 			words += ", " + percent(requests, allocatable.Bytes) + " of allocatable,"
@@ -381,20 +342,6 @@ func (t *text) kubernetes(s *reconcile.Sheet) {
 	if id, off, other := s.RootFormula(); id != "" {
 		t.wrapped("  ", "    ", fmt.Sprintf("This kubelet computes the node's working set as %s: %s off, where the other formula would be %s off.", id, Size(off), Size(other)))
 	}
-}
-
-// requested is what the pods that are not over request, and are limited to, as kubectl describe node sums it up.
-func requested(k *snapshot.Kubernetes) (requests, limits int64) {
-	for i := range k.Pods {
-		p := &k.Pods[i]
-		if p.Phase == "Succeeded" || p.Phase == "Failed" {
-			continue
-		}
-		request, _ := reconcile.PodRequest(p).Get()
-		limit, _ := reconcile.PodLimit(p).Get()
-		requests, limits = requests+int64(request), limits+int64(limit)
-	}
-	return requests, limits
 }
 
 // reserved is the sum from capacity down to what pods may have.
