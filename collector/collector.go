@@ -68,6 +68,7 @@ type Collector struct {
 	status  [2]SourceStatus // of hostSource and cgroupSource
 	// kubernetes is nil where nobody asks.
 	kubernetes *kubernetes
+	history    reconcile.History
 	rounds     uint64
 	latest     atomic.Pointer[Result]
 }
@@ -139,7 +140,7 @@ func (c *Collector) Collect() *Result {
 			sources = append(sources, said.status)
 		}
 	}
-	result := &Result{Sheet: reconcile.New(snap), Sources: sources, Round: c.rounds}
+	result := &Result{Sheet: c.history.Next(snap), Sources: sources, Round: c.rounds}
 	result.Finished = time.Now()
 	c.latest.Store(result)
 	return result

@@ -16,7 +16,7 @@ import (
 // The bounds of what one scrape holds: so many series for the node and memrecon itself, and so many for each exported cgroup,
 // whatever the node is like. The Go runtime's and the process' own metrics come on top.
 const (
-	MaxNodeSeries   = 114
+	MaxNodeSeries   = 162
 	MaxCgroupSeries = 42
 )
 
@@ -65,6 +65,9 @@ const (
 	gauge   = dto.MetricType_GAUGE
 	counter = dto.MetricType_COUNTER
 )
+
+// nodeFiguresMost bounds how many figures of the node there are.
+const nodeFiguresMost = 24
 
 // table holds the metrics in the order of docs/metrics.md.
 func table() []metric {
@@ -131,22 +134,32 @@ func table() []metric {
 			},
 		},
 		{
-			name: "memrecon_node_figure_bytes", unit: "bytes", kind: gauge, most: 16, labels: []string{"figure"},
+			name: "memrecon_node_figure_bytes", unit: "bytes", kind: gauge, most: nodeFiguresMost, labels: []string{"figure"},
 			help: "A published figure of the node, computed over the sheet.",
 			from: "[figures.md](figures.md)",
 			node: nodeFigures(figures, func(a reconcile.Amount, out *series) { out.add(float64(a.Bytes), a.Figure.ID) }),
 		},
 		{
-			name: "memrecon_node_figure_published_bytes", unit: "bytes", kind: gauge, most: 16, labels: []string{"figure"},
+			name: "memrecon_node_figure_published_bytes", unit: "bytes", kind: gauge, most: nodeFiguresMost, labels: []string{"figure"},
 			help: "The publisher's own number for a figure of the node, where memrecon can read it.",
 			from: "[figures.md](figures.md)",
 			node: nodeFigures(figures, func(a reconcile.Amount, out *series) { out.value(a.Published, a.Figure.ID) }),
 		},
 		{
-			name: "memrecon_node_figure_kubelet_bytes", unit: "bytes", kind: gauge, most: 16, labels: []string{"figure"},
+			name: "memrecon_node_figure_kubelet_bytes", unit: "bytes", kind: gauge, most: nodeFiguresMost, labels: []string{"figure"},
 			help: "What the kubelet says a figure of the node is, of its own time.",
-			from: "the kubelet's /stats/summary",
+			from: "the kubelet's /stats/summary and /metrics/resource",
 			node: nodeFigures(figures, func(a reconcile.Amount, out *series) { out.value(a.Kubelet, a.Figure.ID) }),
+		},
+		{
+			name: "memrecon_node_figure_kubelet_remainder_bytes", unit: "bytes", kind: gauge, most: nodeFiguresMost, labels: []string{"figure"},
+			help: "How far the kubelet's number is from what memrecon computed at the time that it is of: what change does not explain. Absent where there are no readings of that time.",
+			from: "the kubelet, and the readings of the last half minute",
+			node: nodeFigures(figures, func(a reconcile.Amount, out *series) {
+				if n, ok := a.Remainder(); ok {
+					out.add(float64(n), a.Figure.ID)
+				}
+			}),
 		},
 		{
 			name: "memrecon_node_skew_bytes", unit: "bytes", kind: gauge, most: 1,

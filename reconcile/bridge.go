@@ -84,8 +84,14 @@ func (s *Sheet) ownerOf(f *Figure, a *account) string {
 
 // members tells which rows a selection holds. A child stands behind its parent, so one pass finds a subtree.
 func (s *Sheet) members(r rows) func(row int) bool {
-	if r.of == allRows {
+	switch r.of {
+	case allRows:
 		return func(int) bool { return true }
+	case inPods:
+		return func(row int) bool { return s.identity(row).PodUID != "" }
+	case containers:
+		uid := s.identity(r.owner).PodUID
+		return func(row int) bool { return s.identity(row).PodUID == uid && s.Container(row) != nil }
 	}
 	in := make([]bool, len(s.Rows))
 	in[r.owner] = true
@@ -169,6 +175,9 @@ func (s *Sheet) Questions() []Question {
 		{"Why did an older kubelet on cgroup v2 say more?", Ref{"node-working-set", OwnerNode}, Ref{"node-working-set-total-less-free", OwnerNode}},
 		{"Why does the kubelet see more available than the kernel?", Ref{"mem-available", OwnerNode}, Ref{"kubelet-available", OwnerNode}},
 		{"Why do the parts not add up to the node?", Ref{"node-working-set", OwnerNode}, Ref{"children-working-set", OwnerRoot}},
+		{"Why do the pods not add up to the node?", Ref{"node-working-set", OwnerNode}, Ref{"pods-working-set", OwnerNode}},
+		{"Where does capacity go, before pods may have it?", Ref{"capacity", OwnerNode}, Ref{"allocatable", OwnerNode}},
+		{"Why may pods use more than is allocatable?", Ref{"allocatable", OwnerNode}, Ref{"kubepods-limit", OwnerNode}},
 	} {
 		switch {
 		case q.to.Figure == "node-working-set-total-less-free" && s.snap.Mode.Files() != snapshot.V2:

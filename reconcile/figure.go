@@ -27,7 +27,9 @@ type Figure struct {
 	// needs is what must have been read of a cgroup.
 	needs Known
 	// unmet says why this sheet cannot have the figure; nil, or "", where it can.
-	unmet     func(s *Sheet) string
+	unmet func(s *Sheet) string
+	// only says why this cgroup cannot have it; nil, or "", where it can.
+	only      func(s *Sheet, row int) string
 	account   func(s *Sheet, row int) account
 	published func(s *Sheet, row int) snapshot.Value
 	// kubelet is what the kubelet says the figure is.
@@ -59,9 +61,11 @@ type rows struct {
 type rowSet uint8
 
 const (
-	allRows  rowSet = iota // the whole node
-	withTree               // the owner and its descendants
-	below                  // its descendants alone
+	allRows    rowSet = iota // the whole node
+	withTree                 // the owner and its descendants
+	below                    // its descendants alone
+	inPods                   // all pods, and what is in them
+	containers               // the containers of the owner, a pod, that Kubernetes knows, and what is in them
 )
 
 type weights [NumKinds]int64
@@ -122,6 +126,13 @@ func (a *account) value(s *Sheet) int64 {
 		n = a.weights.of(&s.Rows[a.rows.owner].All)
 	case below:
 		n = a.weights.of(&s.Rows[a.rows.owner].All) - a.weights.of(&s.Rows[a.rows.owner].Own)
+	default:
+		in := s.members(a.rows)
+		for i := range s.snap.Cgroups {
+			if in(i) {
+				n += a.weights.of(&s.Rows[i].Own)
+			}
+		}
 	}
 	for _, e := range a.extras {
 		n += e.bytes
@@ -133,10 +144,20 @@ const floorLabel = "the publisher does not go below zero"
 
 // floor adds what lifts the account to zero: publishers that subtract do not go below.
 func (a account) floor(s *Sheet) account {
-	if v := a.value(s); v < 0 {
-		a.extras = append(a.extras, extra{floorLabel, -v})
+	return a.raise(max(0, -a.value(s)))
+}
+
+// raise adds what lifted parts of the account to zero.
+func (a account) raise(bytes int64) account {
+	if bytes > 0 {
+		a.extras = append(a.extras, extra{floorLabel, bytes})
 	}
 	return a
+}
+
+// constant is a figure that counts no memory: a setting, or a sum of settings.
+func constant(label string, bytes int64) account {
+	return account{extras: []extra{{label, bytes}}}
 }
 
 func node(w weights, extras ...extra) account {
@@ -208,16 +229,24 @@ func kernelFigures() []Figure {
 			ID: "node-usage", Scope: ScopeNode, Publisher: "kubelet /stats/summary node usageBytes, cAdvisor container_memory_usage_bytes{id=\"/\"}",
 			Formula: "anon + file of the root cgroup (v2), its usage_in_bytes (v1): no kernel memory, no huge pages",
 			Source:  "opencontainers/cgroups fs2 rootStatsFromMeminfo; mm/memcontrol-v1.c mem_cgroup_usage", Versions: "v1: Linux >= 6.4, before it without the swap cache; v2: runc >= 1.1.9's library, kubelet >= 1.29",
-			account:   func(s *Sheet, _ int) account { return node(fileKinds.and(Anon), s.rootSwapCache()...) },
+			account:   nodeUsage,
 			published: rootUsage,
-			kubelet:   nodeSaid(usageField),
+			kubelet:   summarized(usageField),
 		},
 		{
-			ID: "node-working-set", Scope: ScopeNode, Publisher: "kubelet /stats/summary node workingSetBytes, kubectl top node, eviction's memory.available",
+			ID: "node-working-set", Scope: ScopeNode, Publisher: "kubelet /stats/summary node workingSetBytes, cAdvisor container_memory_working_set_bytes{id=\"/\"}",
 			Formula: "node-usage - inactive_file of the root cgroup (v1: total_inactive_file)",
 			Source:  "cAdvisor container/libcontainer/handler.go setMemoryStats", Versions: "as node-usage",
 			account: nodeWorkingSet,
-			kubelet: nodeSaid(workingSetField),
+			kubelet: summarized(workingSetField),
+		},
+		{
+			ID: "node-rss", Scope: ScopeNode, Publisher: "kubelet /stats/summary node rssBytes, cAdvisor container_memory_rss{id=\"/\"}",
+			Formula: "anonymous memory that is mapped: anon of the root cgroup (v2), total_rss (v1)",
+			Source:  "cAdvisor container/libcontainer/handler.go setMemoryStats", Versions: "all",
+			account:   nodeRSS,
+			published: func(s *Sheet, _ int) snapshot.Value { return s.rootStat("anon", "total_rss") },
+			kubelet:   summarized(rssField),
 		},
 		{
 			ID: "node-usage-total-less-free", Scope: ScopeNode, Publisher: "kubelet /stats/summary node usageBytes on cgroup v2, older kubelets",
@@ -240,14 +269,14 @@ func kernelFigures() []Figure {
 			Source:  "mm/memcontrol.c", Versions: "all",
 			account:   func(_ *Sheet, row int) account { return tree(row, everything) },
 			published: func(s *Sheet, row int) snapshot.Value { return s.snap.Cgroups[row].Usage },
-			kubelet:   cgroupSaid(usageField),
+			kubelet:   summarized(usageField),
 		},
 		{
 			ID: "working-set", Scope: ScopeCgroup, needs: KnownUsage | KnownStat, Publisher: "kubelet workingSetBytes, kubectl top pod, cAdvisor container_memory_working_set_bytes",
 			Formula: "usage - inactive_file (v1: total_inactive_file), not below 0",
 			Source:  "cAdvisor container/libcontainer/handler.go setMemoryStats", Versions: "all",
 			account: func(s *Sheet, row int) account { return tree(row, everything.without(FileInactive)).floor(s) },
-			kubelet: cgroupSaid(workingSetField),
+			kubelet: summarized(workingSetField),
 		},
 		{
 			ID: "rss", Scope: ScopeCgroup, needs: KnownStat, Publisher: "kubelet rssBytes, cAdvisor container_memory_rss",
@@ -255,7 +284,7 @@ func kernelFigures() []Figure {
 			Source:  "cAdvisor container/libcontainer/handler.go setMemoryStats", Versions: "all",
 			account:   func(_ *Sheet, row int) account { return tree(row, counting(Anon)) },
 			published: func(s *Sheet, row int) snapshot.Value { return s.statValue(row, "anon", "total_rss") },
-			kubelet:   cgroupSaid(rssField),
+			kubelet:   summarized(rssField),
 		},
 		{
 			ID: "cache", Scope: ScopeCgroup, needs: KnownStat, Publisher: "cAdvisor container_memory_cache",
@@ -302,14 +331,19 @@ func kernelFigures() []Figure {
 						floors += max(0, -a.weights.of(&s.Rows[i].All))
 					}
 				}
-				if floors > 0 {
-					a.extras = append(a.extras, extra{floorLabel, floors})
-				}
-				return a
+				return a.raise(floors)
 			},
 		},
 	}
 }
+
+// nodeUsage is the root cgroup's usage as the kubelet gets it: no kernel memory, no huge pages.
+func nodeUsage(s *Sheet, _ int) account {
+	return node(fileKinds.and(Anon), s.rootSwapCache()...)
+}
+
+// nodeRSS is the anonymous memory of all processes.
+func nodeRSS(*Sheet, int) account { return node(counting(Anon)) }
 
 // nodeWorkingSet is the root cgroup's usage less its inactive page cache.
 func nodeWorkingSet(s *Sheet, _ int) account {
@@ -398,6 +432,14 @@ func rootUsage(s *Sheet, _ int) snapshot.Value {
 	return snapshot.Of(anon + file)
 }
 
+// rootStat is a key of the root's memory.stat, absent where the root could not be read.
+func (s *Sheet) rootStat(v2, v1 string) snapshot.Value {
+	if len(s.snap.Cgroups) == 0 {
+		return snapshot.Value{}
+	}
+	return s.statValue(0, v2, v1)
+}
+
 // statValue is a key of the row's memory.stat, by its name on v2 or v1.
 func (s *Sheet) statValue(row int, v2, v1 string) snapshot.Value {
 	key := v2
@@ -470,6 +512,18 @@ type Amount struct {
 	// Kubelet is what the kubelet says, at KubeletTime; absent where it was not asked or says nothing of it.
 	Kubelet     snapshot.Value
 	KubeletTime time.Time
+	// Then is what the figure was around KubeletTime by memrecon's own readings; not Known where there are none.
+	Then Span
+}
+
+// Remainder is how far the kubelet's number is from what the figure was at the time that it is of: what change cannot explain;
+// false where that is not known.
+func (a *Amount) Remainder() (bytes int64, ok bool) {
+	n, said := a.Kubelet.Get()
+	if !said || !a.Then.Known {
+		return 0, false
+	}
+	return a.Then.Off(int64(n)), true
 }
 
 // Amounts are all figures of all owners, the node's first.
@@ -508,7 +562,7 @@ func (s *Sheet) Amount(f *Figure, row int) (Amount, bool) {
 	}
 	if f.kubelet != nil {
 		said := f.kubelet(s, row)
-		a.Kubelet, a.KubeletTime = said.value, said.time
+		a.Kubelet, a.KubeletTime, a.Then = said.value, said.time, said.then
 	}
 	return a, true
 }
@@ -532,6 +586,8 @@ func (s *Sheet) applies(f *Figure, row int) error {
 		return na("it has no children")
 	case s.Rows[row].Known&f.needs != f.needs:
 		return na(s.Rows[row].Known.missing())
+	case f.only != nil && f.only(s, row) != "":
+		return na(f.only(s, row))
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/memrecon/memrecon/snapshot"
 )
@@ -78,7 +79,61 @@ func (s *Sheet) find() {
 			report("negative-residual", OwnerNode, v, "the kinds sum to %s more than MemTotal: the kernel counts something twice", mib(-v))
 		}
 	}
+	s.findKubelet(bound, report)
 }
+
+// findKubelet compares what the kubelet, the kernel and the API server say with what was computed.
+func (s *Sheet) findKubelet(bound int64, report func(id, owner string, bytes int64, format string, args ...any)) {
+	k := s.snap.Kubernetes
+	if k == nil {
+		return
+	}
+	for row := range s.then {
+		m := s.kubeletStats(row)
+		if m == nil {
+			continue
+		}
+		owner, names := s.Rows[row].ID, [numSeries]string{"usage", "working-set", "rss"}
+		likely := "the kubelet has its figures from the container runtime (PodAndContainerStatsFromCRI), or of an earlier container of that name"
+		if row == 0 {
+			if id, _, _ := s.RootFormula(); id != "" && id != "node-working-set" {
+				continue // an older kubelet: it has another formula, which is told elsewhere
+			}
+			owner, names = OwnerNode, [numSeries]string{"node-usage", "node-working-set", "node-rss"}
+			likely = "the kubelet computes the node's figures in another way, or reads another root than memrecon"
+		}
+		for f := range numSeries {
+			n, said := f.of(m).Get()
+			then := s.then[row][f]
+			if !said || !then.Known {
+				continue
+			}
+			// Between two readings it may have been as far outside of them as they are apart.
+			if off := then.Off(int64(n)); beyond(off, bound+then.High-then.Low, then.High) {
+				report("kubelet-differs", owner, off, "%s: the kubelet says that %s was %s at %s, when it was %s to %s by memrecon's readings: change does not explain %s; likely %s",
+					owner, names[f], mib(int64(n)), m.Time.UTC().Format(time.TimeOnly), mib(then.Low), mib(then.High), mib(off), likely)
+			}
+		}
+	}
+	if age := k.Time.Sub(k.Summary.Node.Time); !k.Summary.Node.Time.IsZero() && age > staleFigures {
+		report("kubelet-stale", OwnerNode, 0, "the kubelet gives out figures that are %s old, where it renews them within 15 s: its housekeeping is stuck or starved, and so is eviction", age.Round(time.Second))
+	}
+	for _, f := range []struct{ id, who, why string }{
+		{"kubepods-limit", "the kernel", "the kubelet sets it when it starts: it has not been restarted since its configuration changed, or somebody else set it"},
+		{"allocatable", "the API server", "the kubelet has not reported its Node since, or its configuration changed without a restart"},
+		{"capacity", "the API server", "the kubelet has not reported its Node since memory was added or taken away"},
+	} {
+		computed, err1 := s.Value(f.id, OwnerNode)
+		published, err2 := s.Published(f.id, OwnerNode)
+		// The kernel keeps limits in whole pages.
+		if n, ok := published.Get(); ok && err1 == nil && err2 == nil && magnitude(int64(n)-computed) >= int64(max(1, s.snap.Host.PageSize)) {
+			report("setting-differs", OwnerNode, int64(n)-computed, "%s is %s by the kubelet's configuration, but %s has %s: %s", f.id, mib(computed), f.who, mib(int64(n)), f.why)
+		}
+	}
+}
+
+// staleFigures is the age from which the kubelet's figures are stale: cAdvisor's housekeeping is each 10 to 15 s.
+const staleFigures = time.Minute
 
 // What does not add up is worth a word from this share of a whole on, or from this many bytes: a counter that lags behind is
 // no news.

@@ -1,15 +1,36 @@
 package reconcile
 
-import "github.com/memrecon/memrecon/snapshot"
+import (
+	"strings"
+
+	"github.com/memrecon/memrecon/snapshot"
+)
+
+// podWords are what Kubernetes says of one pod.
+type podWords struct {
+	pod   *snapshot.Pod
+	stats *snapshot.PodStats // nil where the kubelet's summary does not have it
+}
 
 // podsByUID indexes what Kubernetes says of the node's pods by the UID that their cgroups carry; nil where it says nothing.
-func podsByUID(k *snapshot.Kubernetes) map[string]*snapshot.Pod {
-	if k == nil {
+func podsByUID(k *snapshot.Kubernetes) map[string]podWords {
+	if k == nil || len(k.Pods) == 0 {
 		return nil
 	}
-	pods := make(map[string]*snapshot.Pod, len(k.Pods))
+	type name struct{ namespace, name string }
+	byUID, byName := make(map[string]*snapshot.PodStats, len(k.Summary.Pods)), make(map[name]*snapshot.PodStats, len(k.Summary.Pods))
+	for i := range k.Summary.Pods {
+		stats := &k.Summary.Pods[i]
+		byUID[stats.UID], byName[name{stats.Namespace, stats.Name}] = stats, stats
+	}
+	pods := make(map[string]podWords, len(k.Pods))
 	for i := range k.Pods {
-		pods[k.Pods[i].UID] = &k.Pods[i]
+		pod := &k.Pods[i]
+		stats := byUID[pod.UID]
+		if stats == nil && !strings.Contains(pod.UID, "-") { // a static pod: the summary may have the API's UID
+			stats = byName[name{pod.Namespace, pod.Name}]
+		}
+		pods[pod.UID] = podWords{pod, stats}
 	}
 	return pods
 }
@@ -17,11 +38,10 @@ func podsByUID(k *snapshot.Kubernetes) map[string]*snapshot.Pod {
 // Pod is the pod that a row's cgroup is of or in, nil where it is in none or Kubernetes does not know it: the kubelet's word
 // is some seconds old, so a new pod's cgroups come before it and a removed one's may outlast it.
 func (s *Sheet) Pod(row int) *snapshot.Pod {
-	id := s.identity(row)
-	if id.PodUID == "" {
-		return nil
+	if uid := s.identity(row).PodUID; uid != "" {
+		return s.pods[uid].pod
 	}
-	return s.pods[id.PodUID]
+	return nil
 }
 
 // Container is the container of Pod that a row's cgroup is of or in, nil where there is none of its ID: the pod's sandbox,

@@ -40,7 +40,9 @@ type Sheet struct {
 	Findings []Finding
 
 	snap *snapshot.Snapshot
-	pods map[string]*snapshot.Pod // by UID
+	pods map[string]podWords // by UID
+	// then is what the cgroups had when the kubelet read them; nil without a History.
+	then [][numSeries]Span
 }
 
 // Row is one owner's line in the sheet.
@@ -79,11 +81,17 @@ func (r *Row) UsageBytes() int64 { return r.All.Sum() }
 
 // New makes the sheet of a snapshot.
 func New(snap *snapshot.Snapshot) *Sheet {
+	s := compute(snap)
+	s.find()
+	return s
+}
+
+// compute makes the sheet without its findings.
+func compute(snap *snapshot.Snapshot) *Sheet {
 	s := &Sheet{snap: snap, pods: podsByUID(snap.Kubernetes), Rows: make([]Row, 0, len(snap.Cgroups)+6)}
 	s.addCgroups()
 	s.closeNode()
 	s.Skew = skew(&snap.Host)
-	s.find()
 	return s
 }
 

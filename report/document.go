@@ -82,6 +82,16 @@ type Figure struct {
 type Said struct {
 	Bytes uint64    `json:"bytes"`
 	Time  time.Time `json:"time"`
+	// Then is what the figure was at that time, null where memrecon has no readings of it.
+	Then *Then `json:"then"`
+}
+
+// Then is the least and the most that a figure was by memrecon's readings around a time.
+type Then struct {
+	LowBytes  int64 `json:"low_bytes"`
+	HighBytes int64 `json:"high_bytes"`
+	// RemainderBytes is how far the kubelet's number is outside of the two: what change does not explain.
+	RemainderBytes int64 `json:"remainder_bytes"`
 }
 
 // Kubernetes is a cgroup's pod and container as Kubernetes knows them.
@@ -148,7 +158,10 @@ func NewDocument(s *reconcile.Sheet) *Document {
 			ID: a.Figure.ID, Owner: a.Owner, Publisher: a.Figure.Publisher, Bytes: a.Bytes, PublishedBytes: number(a.Published), Formula: a.Figure.Formula,
 		}
 		if n, ok := a.Kubelet.Get(); ok {
-			f.Kubelet = &Said{n, a.KubeletTime.UTC()}
+			f.Kubelet = &Said{Bytes: n, Time: a.KubeletTime.UTC()}
+			if remainder, ok := a.Remainder(); ok {
+				f.Kubelet.Then = &Then{a.Then.Low, a.Then.High, remainder}
+			}
 		}
 		d.Figures = append(d.Figures, f)
 	}

@@ -29,6 +29,7 @@ func Text(w io.Writer, s *reconcile.Sheet, o Options) error {
 	t.headline(s)
 	t.owners(s)
 	t.cgroups(s)
+	t.fromUsageToRSS(s)
 	t.kubernetes(s)
 	t.questions(s)
 	t.findings(s)
@@ -149,6 +150,14 @@ func verdict(s *reconcile.Sheet) (color, words string) {
 		concerns = append(concerns, fmt.Sprintf("every process waited for memory %.1f%% of the last 10 s", full.Avg10))
 		color = red
 	}
+	if k := snap.Kubernetes; k != nil {
+		for _, c := range k.Node.Conditions {
+			if c.Type == "MemoryPressure" && c.Status == "True" {
+				concerns = append(concerns, "the kubelet is under MemoryPressure")
+				color = red
+			}
+		}
+	}
 	if row, share, ok := s.ClosestToLimit(); ok && share >= closeShare {
 		limit, _ := s.Limit(row).Get()
 		concerns = append(concerns, fmt.Sprintf("%s stands at %.0f%% of its limit of %s", s.Name(row), 100*share, Size(int64(limit))))
@@ -248,6 +257,10 @@ func (t *text) owners(s *reconcile.Sheet) {
 	}
 	columns := s.Columns()
 	t.ownRow("all", &columns)
+	if slices.ContainsFunc(shown, func(i int) bool { return s.Class(i) == snapshot.ClassPod }) {
+		t.wrapped("", "", "A pod's own row is what its cgroup is charged beyond its containers and its sandbox: tmpfs volumes whose writer is gone, "+
+			"containers that have ended, kernel memory of its own.")
+	}
 }
 
 func (t *text) ownRow(name string, cells *reconcile.Cells) {
@@ -291,85 +304,6 @@ func (t *text) cgroups(s *reconcile.Sheet) {
 			}
 		}
 		t.printf("%s %9s %12s %8s %9s %12s\n", pad(s.Name(i), nameWidth), figure("usage"), figure("working-set"), figure("rss"), limit, of)
-	}
-}
-
-// kubernetes shows what the kubelet and the API server say of the node, beside what the kernel says.
-func (t *text) kubernetes(s *reconcile.Sheet) {
-	k := s.Snapshot().Kubernetes
-	if k == nil {
-		return
-	}
-	amounts := map[string]reconcile.Amount{}
-	for _, f := range reconcile.Figures() {
-		if a, ok := s.Amount(&f, 0); ok && f.Scope == reconcile.ScopeNode {
-			amounts[f.ID] = a
-		}
-	}
-	t.printf("\n%s\n", t.paint(bold, "What Kubernetes says"))
-	if a, ok := amounts["node-working-set"]; ok {
-		if said, ok := a.Kubelet.Get(); ok {
-			words := "kubectl top node: " + Size(int64(said))
-			if allocatable, ok := k.Node.Allocatable.Get(); ok {
-				words += fmt.Sprintf(", %s of allocatable %s and %s of capacity %s", percent(int64(said), int64(allocatable)), Size(int64(allocatable)),
-					percent(int64(said), s.Total), Size(s.Total))
-			}
-			t.wrapped("  ", "    ", fmt.Sprintf("%s; as of %s, now it is %s.", words, a.KubeletTime.UTC().Format("15:04:05"), Size(a.Bytes)))
-		}
-	}
-	if limit, ok := amounts["kubepods-limit"]; ok {
-		t.wrapped("  ", "    ", fmt.Sprintf("Limit of all pods together: %s%s.", reserved(s.Total, &k.Config, snapshot.Value{}, limit.Bytes),
-			agreed(limit, "the kernel has")))
-	}
-	if allocatable, ok := amounts["allocatable"]; ok {
-		threshold := k.Config.EvictionHard.Of(uint64(s.Total))
-		t.wrapped("  ", "    ", fmt.Sprintf("Allocatable to pods: %s%s.", reserved(s.Total, &k.Config, threshold, allocatable.Bytes),
-			agreed(allocatable, "the API server has")))
-		if n, ok := threshold.Get(); ok {
-			if available, ok := amounts["kubelet-available"]; ok {
-				t.wrapped("  ", "    ", fmt.Sprintf("The kubelet evicts pods when what it takes for available, %s now, is below %s: %s to go.",
-					Size(available.Bytes), Size(int64(n)), Size(available.Bytes-int64(n))))
-			}
-		}
-	}
-	if requests, limits := reconcile.Requested(k.Pods); len(k.Pods) > 0 {
-		words := "Pods request " + Size(requests)
-		if allocatable, ok := amounts["allocatable"]; ok {
-			words += ", " + percent(requests, allocatable.Bytes) + " of allocatable,"
-		}
-		t.wrapped("  ", "    ", words+" and are limited to "+Size(limits)+" as far as they have limits.")
-	}
-	if id, off, other := s.RootFormula(); id != "" {
-		t.wrapped("  ", "    ", fmt.Sprintf("This kubelet computes the node's working set as %s: %s off, where the other formula would be %s off.", id, Size(off), Size(other)))
-	}
-}
-
-// reserved is the sum from capacity down to what pods may have.
-func reserved(capacity int64, config *snapshot.KubeletConfig, threshold snapshot.Value, result int64) string {
-	words := "capacity " + Size(capacity)
-	for _, part := range []struct {
-		name  string
-		value snapshot.Value
-	}{{"kube-reserved", config.KubeReserved}, {"system-reserved", config.SystemReserved}, {"hard eviction threshold", threshold}} {
-		if n, ok := part.value.Get(); ok && n > 0 {
-			words += " - " + part.name + " " + Size(int64(n))
-		}
-	}
-	return words + " = " + Size(result)
-}
-
-// agreed says whether a figure is what its publisher has.
-func agreed(a reconcile.Amount, who string) string {
-	n, ok := a.Published.Get()
-	switch {
-	case a.Published.IsUnlimited():
-		return ", but " + who + " no limit"
-	case !ok:
-		return ""
-	case int64(n) == a.Bytes:
-		return ", as " + who + " it"
-	default:
-		return fmt.Sprintf(", but %s %s", who, Size(int64(n)))
 	}
 }
 
