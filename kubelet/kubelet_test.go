@@ -290,6 +290,30 @@ func TestTokenIsRotated(t *testing.T) {
 	}
 }
 
+// A cluster's CA is renewed while the agent runs: connections that are made after that go by the file as it is then.
+func TestCAIsRotated(t *testing.T) {
+	f := newFake(t)
+	f.config.APIServer = ""
+	now, err := os.ReadFile(filepath.Join(f.config.ServiceAccount, "ca.crt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.write(f.config.ServiceAccount, "ca.crt", authority(t))
+	c := f.open()
+	if _, errs := c.Read(t.Context()); len(errs) != 4 || !strings.Contains(errs[0].Hint, "not from the cluster's CA") {
+		t.Fatalf("with another CA: %+v", errs)
+	}
+	f.write(f.config.ServiceAccount, "ca.crt", string(now))
+	if _, errs := c.Read(t.Context()); len(errs) != 0 {
+		t.Errorf("with the new CA: %+v", errs)
+	}
+	f.server.CloseClientConnections()
+	f.write(f.config.ServiceAccount, "ca.crt", "")
+	if _, errs := c.Read(t.Context()); len(errs) != 4 || !strings.Contains(errs[0].Error, "no certificate in") || errs[0].Hint == "" {
+		t.Errorf("without a CA: %+v", errs)
+	}
+}
+
 // authority is the certificate of some other CA.
 func authority(t *testing.T) string {
 	t.Helper()

@@ -62,29 +62,41 @@ func (s *server) prepare(config *Config, caFile string, insecure bool) error {
 	}
 	s.base = "https://" + u.Host
 	s.token = filepath.Join(config.ServiceAccount, "token")
-	trust := &tls.Config{MinVersion: tls.VersionTLS12}
-	if insecure {
-		trust.InsecureSkipVerify = true
-	} else {
+	// Read for each connection: the CA of a cluster can be renewed while the agent runs, and Kubernetes then renews the file.
+	trust := func() (*tls.Config, error) {
+		t := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: u.Hostname(), NextProtos: []string{"h2", "http/1.1"}}
+		if insecure {
+			t.InsecureSkipVerify = true
+			return t, nil
+		}
 		pem, err := os.ReadFile(caFile)
 		if err != nil {
-			return fmt.Errorf("the CA of %s: %w; --kubernetes.serviceaccount must be the folder with its ca.crt", s.name, err)
+			return nil, fmt.Errorf("the CA of %s: %w; --kubernetes.serviceaccount must be the folder with its ca.crt", s.name, err)
 		}
-		trust.RootCAs = x509.NewCertPool()
-		if !trust.RootCAs.AppendCertsFromPEM(pem) {
-			return fmt.Errorf("the CA of %s: there is no certificate in %s", s.name, caFile)
+		t.RootCAs = x509.NewCertPool()
+		if !t.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("the CA of %s: there is no certificate in %s", s.name, caFile)
 		}
+		return t, nil
 	}
+	if _, err := trust(); err != nil {
+		return err
+	}
+	dialer := &net.Dialer{Timeout: config.Timeout}
 	s.client = &http.Client{
 		Transport: &http.Transport{
-			TLSClientConfig:   trust,
+			DialTLSContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+				t, err := trust()
+				if err != nil {
+					return nil, err
+				}
+				return (&tls.Dialer{NetDialer: dialer, Config: t}).DialContext(ctx, network, address)
+			},
 			ForceAttemptHTTP2: true,
 			// A ping finds out where the other end of a watch is gone without a word.
 			HTTP2:           &http.HTTP2Config{SendPingTimeout: 3 * config.Timeout, PingTimeout: config.Timeout},
 			IdleConnTimeout: time.Minute,
 			// For the watch, whose answer has no end; the others have the deadline of Read.
-			DialContext:           (&net.Dialer{Timeout: config.Timeout}).DialContext,
-			TLSHandshakeTimeout:   config.Timeout,
 			ResponseHeaderTimeout: config.Timeout,
 		},
 		// The token is for nobody else.
