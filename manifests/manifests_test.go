@@ -119,6 +119,11 @@ func (m *manifest) rights() []string {
 		add("%d containers", len(containers))
 	}
 	for _, c := range containers {
+		if slices.Contains(c.Args, "--kubelet.insecure-skip-verify") {
+			add("the kubelet's certificate is not verified")
+		}
+	}
+	for _, c := range containers {
 		for _, v := range c.VolumeMounts {
 			access := "writable"
 			if v.ReadOnly && v.RecursiveReadOnly != nil && *v.RecursiveReadOnly == corev1.RecursiveReadOnlyIfPossible {
@@ -189,6 +194,7 @@ func kustomizations() map[string][]string {
 			"pod security: runAsUser=0",
 			"pod security: unrestricted capabilities",
 		},
+		"overlays/unverified-kubelet": {"the kubelet's certificate is not verified"},
 	}
 }
 
@@ -230,6 +236,9 @@ func TestRightsAreFound(t *testing.T) {
 		"volume secret, not of the host": func(m *manifest) {
 			source := corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "any"}}
 			pod(m).Volumes = append(pod(m).Volumes, corev1.Volume{Name: "secret", VolumeSource: source})
+		},
+		"the kubelet's certificate is not verified": func(m *manifest) {
+			container(m).Args = append(container(m).Args, "--kubelet.insecure-skip-verify")
 		},
 		"2 containers": func(m *manifest) { pod(m).InitContainers = pod(m).Containers },
 		"variable NODE_NAME from other than the pod": func(m *manifest) {
