@@ -18,6 +18,7 @@ const kubeletInterval = 10 * time.Second
 type kubernetes struct {
 	latest atomic.Pointer[answer]
 	first  chan struct{} // closed when there is a first answer
+	ask    func()        // asks, and publishes the answer
 	stop   func()
 }
 
@@ -49,13 +50,16 @@ func askKubernetes(config kubelet.Config) (*kubernetes, error) {
 	said := &kubernetes{first: make(chan struct{})}
 	ctx, cancel := context.WithCancel(context.Background())
 	var asking sync.WaitGroup
+	said.ask = func() {
+		began := time.Now()
+		k, errs := client.Read(ctx)
+		said.publish(&k, errs, began)
+	}
 	asking.Go(func() {
 		ticker := time.NewTicker(kubeletInterval)
 		defer ticker.Stop()
 		for ctx.Err() == nil {
-			began := time.Now()
-			k, errs := client.Read(ctx)
-			said.publish(&k, errs, began)
+			said.ask()
 			select {
 			case <-ctx.Done():
 			case <-ticker.C:
@@ -70,18 +74,31 @@ func askKubernetes(config kubelet.Config) (*kubernetes, error) {
 	return said, nil
 }
 
-// publish makes an answer the newest. What it lacks is not taken from an older one: an error says that it is missing.
+// publish makes an answer the newest. Pods and the configuration, which a kubelet that is away does not change, are kept from the
+// answer before where this one lacks them; figures are not: an error says that they are missing.
 func (said *kubernetes) publish(k *snapshot.Kubernetes, errs []snapshot.SourceError, began time.Time) {
 	before := said.latest.Load()
 	a := &answer{kubernetes: k, errs: errs, status: SourceStatus{Name: "kubernetes", Time: began, Duration: time.Since(began)}}
-	empty := k.Summary.IsZero() && k.Pods == nil && k.WorkingSets == nil && k.Config.IsZero() && k.Node.IsZero()
-	if empty && len(errs) > 0 {
-		a.kubernetes = nil
+	empty := func() bool {
+		return k.Summary.IsZero() && k.Pods == nil && k.WorkingSets == nil && k.Config.IsZero() && k.Node.IsZero()
+	}
+	if empty() && len(errs) > 0 {
 		a.status.Err = fmt.Errorf("%s: %s", errs[0].Source, errs[0].Error)
 		a.status.Time = time.Time{}
 		if before != nil {
 			a.status.Time = before.status.Time
 		}
+	}
+	if before != nil && before.kubernetes != nil {
+		if k.Pods == nil {
+			k.Pods, k.PodsTime = before.kubernetes.Pods, before.kubernetes.PodsTime
+		}
+		if k.Config.IsZero() {
+			k.Config, k.ConfigTime = before.kubernetes.Config, before.kubernetes.ConfigTime
+		}
+	}
+	if empty() {
+		a.kubernetes = nil
 	}
 	said.latest.Store(a)
 	if before == nil {

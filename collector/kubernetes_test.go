@@ -96,6 +96,35 @@ func TestKubeletThatRefuses(t *testing.T) {
 	}
 }
 
+// A kubelet that went away leaves the names and the settings that it gave, and their time; figures it does not leave.
+func TestKubeletThatGoesAway(t *testing.T) {
+	gate := make(chan struct{})
+	close(gate)
+	refuse := new(atomic.Bool)
+	c := openWith(t, kubeletOf(t, gate, refuse))
+	c.AwaitKubernetes()
+	before := c.Collect().Sheet.Snapshot().Kubernetes
+	refuse.Store(true)
+	c.AskKubernetes()
+	r := c.Collect()
+	k := r.Sheet.Snapshot().Kubernetes
+	if k == nil || len(k.Pods) != 4 || k.Config.IsZero() || !k.PodsTime.Equal(before.Time) || !k.ConfigTime.Equal(before.Time) || !k.Time.After(before.Time) {
+		t.Fatalf("Kubernetes is %+v", k)
+	}
+	if !k.Summary.IsZero() || k.WorkingSets != nil {
+		t.Error("the figures of before are still there")
+	}
+	if r.Sources[2].Err == nil || len(r.Sheet.Snapshot().Errors) != 4 {
+		t.Errorf("sources are %+v, errors %v", r.Sources, r.Sheet.Snapshot().Errors)
+	}
+	refuse.Store(false)
+	c.AskKubernetes()
+	k = c.Collect().Sheet.Snapshot().Kubernetes
+	if k.Summary.IsZero() || !k.PodsTime.Equal(k.Time) {
+		t.Errorf("after it came back Kubernetes is %+v", k)
+	}
+}
+
 func TestSavedNodeHasKubernetes(t *testing.T) {
 	for saved, want := range map[string]bool{node: true, t.TempDir(): false} {
 		c, err := collector.Open(collector.Config{Procfs: filepath.Join(node, "proc"), Sysfs: filepath.Join(node, "sys"), Saved: saved})

@@ -95,6 +95,7 @@ func (c *Client) Read(ctx context.Context) (snapshot.Kubernetes, []snapshot.Sour
 		k.Node, nodeErr = c.node.latest(ctx)
 	}
 	asking.Wait()
+	k.PodsTime, k.ConfigTime = k.Time, k.Time
 
 	var failed []snapshot.SourceError
 	for i, err := range errs {
@@ -135,11 +136,11 @@ func kubeletSources() []source {
 			read: into(parseWorkingSets, func(k *snapshot.Kubernetes) *[]snapshot.WorkingSet { return &k.WorkingSets }),
 		}, {
 			path: "/pods", file: "kubelet/pods.json",
-			lost: "pods have no names, requests and limits", right: "get on nodes/pods", coarse: fine,
+			lost: "names, requests and limits of pods are missing, or old", right: "get on nodes/pods", coarse: fine,
 			read: into(parsePods, func(k *snapshot.Kubernetes) *[]snapshot.Pod { return &k.Pods }),
 		}, {
 			path: "/configz", file: "kubelet/configz.json",
-			lost: "reserved memory and eviction thresholds are missing", right: "get on nodes/configz", coarse: fine,
+			lost: "reserved memory and eviction thresholds are missing, or old", right: "get on nodes/configz", coarse: fine,
 			absent: "; the kubelet must run with enableDebuggingHandlers",
 			read:   into(parseConfigz, func(k *snapshot.Kubernetes) *snapshot.KubeletConfig { return &k.Config }),
 		},

@@ -148,7 +148,7 @@ func TestRead(t *testing.T) {
 		}
 	}
 	want := *saved(t, "v2-quiet")
-	want.Time, want.Node.Time = got.Time, got.Node.Time
+	want.Time, want.PodsTime, want.ConfigTime, want.Node.Time = got.Time, got.Time, got.Time, got.Node.Time
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("\n%+v, want what the saved node has:\n%+v", got, want)
 	}

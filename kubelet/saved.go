@@ -29,6 +29,7 @@ func FromFiles(dir string) (*snapshot.Kubernetes, []snapshot.SourceError) {
 		return nil, nil
 	}
 	k.Time = newest(&k)
+	k.PodsTime, k.ConfigTime = k.Time, k.Time
 	if !k.Node.IsZero() {
 		k.Node.Time = k.Time
 	}

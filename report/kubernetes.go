@@ -105,6 +105,9 @@ func (t *text) kubernetes(s *reconcile.Sheet) {
 	if id, off, other := s.RootFormula(); id != "" {
 		say("This kubelet computes the node's working set as %s: %s off, where the other formula would be %s off.", id, Size(off), Size(other))
 	}
+	if age := k.Time.Sub(k.PodsTime); k.Pods != nil && age > oldWord {
+		say("Which pods there are is as the kubelet said %s ago; those that came since have no names.", age.Round(time.Second))
+	}
 	if compared, furthest := s.KubeletAgrees(); compared > 0 {
 		say("Of %d figures that the kubelet publishes of the node, pods and containers, the furthest is %s from what memrecon read at the same time.",
 			compared, Size(furthest))
@@ -155,7 +158,7 @@ func node(n *snapshot.Node, asked time.Time) string {
 	return words + "."
 }
 
-// oldWord is the age from which it is worth saying how old the API server's word is.
+// oldWord is the age from which it is worth saying how old the API server's or the kubelet's word is.
 const oldWord = 30 * time.Second
 
 // topNode says what kubectl top node shows, and where that is above 100%, why and whether it is dangerous.

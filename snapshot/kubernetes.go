@@ -14,6 +14,10 @@ type Kubernetes struct {
 	WorkingSets []WorkingSet `json:"working_sets,omitempty"`
 	// Pods is the kubelet's /pods: those that it runs or is still to clean up, static ones included; nil where it was not read.
 	Pods []Pod `json:"pods,omitzero"`
+	// PodsTime and ConfigTime are when Pods and Config were read: before Time where the kubelet did not answer since. Names and
+	// settings are kept then, figures are not.
+	PodsTime   time.Time `json:"pods_time,omitzero"`
+	ConfigTime time.Time `json:"kubelet_config_time,omitzero"`
 	// Config is the kubelet's /configz.
 	Config KubeletConfig `json:"kubelet_config,omitzero"`
 	// Node is the API server's Node of this name.

@@ -1,0 +1,4 @@
+package collector
+
+// AskKubernetes asks at once, in place of in ten seconds, and waits for the answer.
+func (c *Collector) AskKubernetes() { c.kubernetes.ask() }
