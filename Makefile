@@ -113,6 +113,36 @@ image-archive: ## Write the same image for amd64 and arm64 as archives into dist
 	@set -e; for arch in amd64 arm64; do \
 		GOARCH=$$arch $(BUILD) -o bin/linux-$$arch/memrecon ./cmd/memrecon; \
 		go run -C image . -binary $(CURDIR)/bin/linux-$$arch/memrecon -version $(IMAGE_TAG) \
-			-out $(abspath $(DIST))/memrecon-$(IMAGE_TAG)-$$arch.tar; \
+			-out $(abspath $(DIST))/memrecon-$(IMAGE_TAG)-$$arch.tar agent; \
 		echo $(DIST)/memrecon-$(IMAGE_TAG)-$$arch.tar; \
 	done
+
+# Kubernetes to test with, as major.minor. Each has a go.mod in e2e/lab/kubernetes that pins it.
+KUBERNETES ?= 1.37
+CGROUP     ?= v2
+LAB         = bin/lab -kubernetes $(KUBERNETES) -cgroup $(CGROUP)
+
+.PHONY: lab
+lab: lab-deps ## Start a one-node Kubernetes, with memrecon's image, and a shell beside it (root).
+	$(LAB) -- bash
+
+.PHONY: e2e
+e2e: ## Run the tests on real clusters that it starts: Kubernetes 1.37 with cgroup v2, 1.34 with v1 (root).
+	$(MAKE) --no-print-directory e2e-run KUBERNETES=1.37 CGROUP=v2
+	$(MAKE) --no-print-directory e2e-run KUBERNETES=1.34 CGROUP=v1
+
+.PHONY: e2e-run
+e2e-run: lab-deps
+	go test -C e2e -c -o ../bin/e2e.test .
+	$(LAB) -- env -C e2e MEMRECON_REQUIRE_ALL=1 ../bin/e2e.test -test.v -test.timeout 30m
+
+# What the lab is put together from. Whether a program is up to date is for go build to say.
+.PHONY: lab-deps
+lab-deps: deps
+	CGO_ENABLED=0 go build -C e2e -o ../bin/ ./lab
+	@mkdir -p .cache/lab/images
+	$(BUILD) -o bin/memrecon ./cmd/memrecon
+	go run -C image . -binary $(CURDIR)/bin/memrecon -version $(IMAGE_TAG) -out $(CURDIR)/.cache/lab/images/memrecon.tar agent
+	CGO_ENABLED=0 go build -C e2e -trimpath -ldflags "-s -w" -o ../bin/ ./lab/workload
+	go run -C image . -name localhost/workload -binary $(CURDIR)/bin/workload -out $(CURDIR)/.cache/lab/images/workload.tar
+	@tools/kubernetes $(KUBERNETES)

@@ -17,34 +17,45 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path"
 	"regexp"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// repository is the image's name. That of no registry, so that a node without the image does not ask one for it.
-const repository = "localhost/memrecon"
-
 func main() {
-	binary := flag.String("binary", "", "memrecon's program, linked statically")
+	// The name is that of no registry, so that a node without the image does not ask one for it.
+	name := flag.String("name", "localhost/memrecon", "the image's name, the last part of which is the program's")
+	binary := flag.String("binary", "", "the program, linked statically")
 	version := flag.String("version", "latest", "the image's tag, besides latest")
 	out := flag.String("out", "", "the archive to write")
+	flag.Usage = func() {
+		fmt.Fprintln(flag.CommandLine.Output(), "usage: image [flags] [ARGUMENT...], which are the program's where a pod gives none")
+		flag.PrintDefaults()
+	}
 	flag.Parse()
-	if *binary == "" || *out == "" || flag.NArg() > 0 {
+	if *binary == "" || *out == "" {
 		flag.Usage()
 		os.Exit(2)
 	}
-	if err := write(*out, *binary, *version); err != nil {
+	if err := (image{*name, *version, flag.Args()}).write(*out, *binary); err != nil {
 		fmt.Fprintf(os.Stderr, "image: %s\n", err)
 		os.Exit(1)
 	}
 }
 
-// write makes the archive out of the program. The same program and version make the same bytes.
-func write(out, binary, version string) error {
-	if !regexp.MustCompile(`^\w[\w.-]{0,127}$`).MatchString(version) {
-		return fmt.Errorf("the version %q is no tag of an image: letters, digits, _ . and -, at most 128", version)
+// image is a program as a container image.
+type image struct {
+	name    string
+	version string
+	args    []string
+}
+
+// write makes the archive out of the program. The same program and image make the same bytes.
+func (i image) write(out, binary string) error {
+	if !regexp.MustCompile(`^\w[\w.-]{0,127}$`).MatchString(i.version) {
+		return fmt.Errorf("the version %q is no tag of an image: letters, digits, _ . and -, at most 128", i.version)
 	}
 	program, err := os.ReadFile(binary)
 	if err != nil {
@@ -54,7 +65,7 @@ func write(out, binary, version string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", binary, err)
 	}
-	content, err := archive(program, arch, version)
+	content, err := i.archive(program, arch)
 	if err != nil {
 		return err
 	}
@@ -84,8 +95,9 @@ func architecture(program []byte) (string, error) {
 }
 
 // archive is the image as docker save writes it: the layer, the configuration and the list of both.
-func archive(program []byte, arch, version string) ([]byte, error) {
-	layer, err := tape(file{"memrecon", 0o755, program})
+func (i image) archive(program []byte, arch string) ([]byte, error) {
+	title := path.Base(i.name)
+	layer, err := tape(file{title, 0o755, program})
 	if err != nil {
 		return nil, err
 	}
@@ -94,11 +106,11 @@ func archive(program []byte, arch, version string) ([]byte, error) {
 		Platform: v1.Platform{Architecture: arch, OS: "linux"},
 		Config: v1.ImageConfig{
 			User:       "65534:65534",
-			Entrypoint: []string{"/memrecon"},
-			Cmd:        []string{"agent"},
+			Entrypoint: []string{"/" + title},
+			Cmd:        i.args,
 			Labels: map[string]string{
-				v1.AnnotationTitle:    "memrecon",
-				v1.AnnotationVersion:  version,
+				v1.AnnotationTitle:    title,
+				v1.AnnotationVersion:  i.version,
 				v1.AnnotationLicenses: "Apache-2.0",
 			},
 		},
@@ -118,7 +130,7 @@ func archive(program []byte, arch, version string) ([]byte, error) {
 	}
 	list := []entry{{
 		Config:   digest.FromBytes(config).Encoded() + ".json",
-		RepoTags: []string{repository + ":" + version, repository + ":latest"},
+		RepoTags: []string{i.name + ":" + i.version, i.name + ":latest"},
 		Layers:   []string{digest.FromBytes(packed).Encoded() + ".tar.gz"},
 	}}
 	manifest, err := json.Marshal(list)
