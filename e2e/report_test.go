@@ -1,0 +1,276 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/memrecon/memrecon/internal/need"
+	"github.com/memrecon/memrecon/report"
+)
+
+// What the three commands of an installation lead to: a report in the log, in which each pod and each container has its name.
+func TestReportInTheLog(t *testing.T) {
+	log := kubectl(t, "--namespace="+namespace, "logs", "daemonset/memrecon")
+	if !strings.Contains(log, "Every byte of ") || !strings.Contains(log, "What Kubernetes says") {
+		t.Fatalf("there is no report in the log:\n%s", log)
+	}
+	for _, p := range get[struct{ Items []pod }](t, "pods", "--all-namespaces").Items {
+		for _, c := range p.Spec.Containers {
+			if name := p.Metadata.Namespace + "/" + p.Metadata.Name + "/" + c.Name; !strings.Contains(log, name) {
+				t.Errorf("%s is not in the report:\n%s", name, log)
+			}
+		}
+	}
+	if strings.Contains(log, "could not be read") || strings.Contains(log, "does not add up") {
+		t.Errorf("something is missing:\n%s", log)
+	}
+	t.Logf("the report:\n%s", log)
+}
+
+// The sheet closes, and what the kubelet configured is what the kernel and the API server have, to the byte.
+func TestSheetOfTheNode(t *testing.T) {
+	needCluster(t)
+	d := latest(t)
+	var sum int64
+	for _, r := range d.Sheet.Rows {
+		sum += r.OwnBytes
+	}
+	if sum != d.Sheet.TotalBytes {
+		t.Errorf("the rows sum to %d, MemTotal is %d", sum, d.Sheet.TotalBytes)
+	}
+	share := float64(d.Sheet.ResidualBytes) / float64(d.Sheet.TotalBytes)
+	t.Logf("residual: %d bytes, %.2f%%; skew %d bytes", d.Sheet.ResidualBytes, 100*share, d.Sweep.SkewBytes)
+	if share > 0.01 || share < -0.01 {
+		t.Errorf("the residual is %.2f%% of MemTotal", 100*share)
+	}
+	if len(d.Errors) > 0 {
+		t.Errorf("errors: %+v", d.Errors)
+	}
+	checked := 0
+	for _, f := range d.Figures {
+		switch f.ID {
+		case "kubepods-limit", "allocatable", "capacity":
+			checked++
+			if f.PublishedBytes == nil || int64(*f.PublishedBytes) != f.Bytes {
+				t.Errorf("%s is %d, published %v", f.ID, f.Bytes, f.PublishedBytes)
+			}
+		}
+	}
+	if checked != 3 {
+		t.Errorf("%d of the node's limits", checked)
+	}
+}
+
+// The pods' memory stands in the cells that it is of, in the rows that have their names, with what the API says of them.
+func TestRowsOfThePods(t *testing.T) {
+	needCluster(t)
+	d := latest(t)
+	const mib = 1 << 20
+	for name, want := range map[string]struct {
+		kind string
+		low  int64
+		qos  string
+	}{
+		"default/guaranteed/app":          {"anon", 60 * mib, "guaranteed"},
+		"default/burstable-tmpfs/writer":  {"shmem", 40 * mib, "burstable"},
+		"default/burstable-tmpfs/side":    {"anon", 10 * mib, "burstable"},
+		"default/besteffort-cache/reader": {"file", 80 * mib, "besteffort"},
+	} {
+		i := slices.IndexFunc(d.Sheet.Rows, func(r report.Row) bool { return r.Name == name })
+		if i < 0 {
+			t.Errorf("no row %s", name)
+			continue
+		}
+		r := d.Sheet.Rows[i]
+		n := r.Cells[want.kind]
+		if want.kind == "file" {
+			n = r.Cells["file_active"] + r.Cells["file_inactive"] + r.Cells["file_other"]
+		}
+		if n < want.low || n > want.low+8*mib {
+			t.Errorf("%s has %d bytes of %s, holds %d", name, n, want.kind, want.low)
+		}
+		if r.Kubernetes == nil || string(r.Kubernetes.QoS) != want.qos {
+			t.Errorf("%s: %+v", name, r.Kubernetes)
+		}
+	}
+}
+
+// On a quiet node what the kubelet publishes is what memrecon computed at the time that it is of: of every row, in ten reports, each of
+// which has newer figures of the node than the one before.
+func TestPublishedIsComputed(t *testing.T) {
+	needCluster(t)
+	const reports = 10
+	var before time.Time
+	for n := range reports {
+		var d *report.Document
+		eventually(t, 2*time.Minute, "newer figures of the kubelet", func() string {
+			d = latest(t)
+			for _, f := range d.Figures {
+				if f.ID == "node-working-set" && f.Kubelet != nil && f.Kubelet.Then != nil && f.Kubelet.Time.After(before) {
+					before = f.Kubelet.Time
+					return ""
+				}
+			}
+			return "the node's working set is as old as before, or memrecon has no reading of then"
+		})
+		compared, furthest, whose := map[string]int{}, int64(0), ""
+		for _, f := range d.Figures {
+			if f.Kubelet == nil || f.Kubelet.Then == nil {
+				continue
+			}
+			compared[f.Owner]++
+			if off := max(f.Kubelet.Then.RemainderBytes, -f.Kubelet.Then.RemainderBytes); off > furthest {
+				furthest, whose = off, f.ID+" of "+f.Owner
+			}
+		}
+		for _, r := range d.Sheet.Rows {
+			named := r.Kubernetes != nil && r.Class == "pod" || r.Kubernetes != nil && r.Kubernetes.Container != ""
+			if (named || r.Class == "kubepods") && compared[r.ID] < 3 {
+				t.Errorf("report %d: %d figures of %s could be compared, want usage, working-set and rss", n, compared[r.ID], r.Name)
+			}
+		}
+		for _, f := range d.Findings {
+			t.Errorf("report %d: %s", n, f.Text)
+		}
+		t.Logf("report %d: the kubelet's figures of %d owners, the furthest %d bytes off: %s", n, len(compared), furthest, whose)
+	}
+}
+
+// The agent's rights are those that docs/deploy.md lists, besides those of every service account.
+func TestRights(t *testing.T) {
+	list := kubectl(t, "auth", "can-i", "--list", "--as=system:serviceaccount:"+namespace+":"+namespace, "--namespace="+namespace)
+	docs, err := os.ReadFile("../docs/deploy.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var more []string
+	for line := range strings.Lines(list) {
+		fields := strings.Fields(line)
+		if len(fields) == 0 || fields[0] == "Resources" || strings.HasPrefix(line, " ") { // the last: URLs that are no resources
+			continue
+		}
+		verbs := line[strings.LastIndexByte(line, '[')+1 : strings.LastIndexByte(line, ']')]
+		right := strings.ReplaceAll(verbs, " ", ", ") + " `" + fields[0] + "`"
+		everybodys := verbs == "create" && strings.HasSuffix(strings.SplitN(fields[0], ".", 2)[0], "reviews")
+		if !everybodys && !strings.Contains(string(docs), right) {
+			more = append(more, right)
+		}
+	}
+	if more != nil {
+		t.Errorf("rights that docs/deploy.md does not list: %q of\n%s", more, list)
+	}
+	for _, right := range []string{"nodes/stats", "nodes/metrics", "nodes/pods", "nodes/configz"} {
+		if !strings.Contains(list, right) {
+			t.Errorf("%s is not among the rights:\n%s", right, list)
+		}
+	}
+}
+
+// Prometheus scrapes the agent, and has an answer to each of the README's queries.
+func TestPrometheus(t *testing.T) {
+	needCluster(t)
+	program := need.Program(t, "prometheus")
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	block := regexp.MustCompile("(?s)```promql\n(.*?)```").FindSubmatch(readme)
+	if block == nil {
+		t.Fatal("the README has no queries")
+	}
+	target := forward(t)
+	address := freeAddress(t)
+	dir := t.TempDir()
+	config := fmt.Sprintf("scrape_configs: [{job_name: memrecon, scrape_interval: 2s, static_configs: [{targets: [%q]}]}]\n", target)
+	if err := os.WriteFile(filepath.Join(dir, "prometheus.yml"), []byte(config), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	start(t, exec.Command(program, "--config.file="+filepath.Join(dir, "prometheus.yml"), "--storage.tsdb.path="+filepath.Join(dir, "data"),
+		"--web.listen-address="+address, "--log.level=warn"))
+	queries := 0
+	for query := range strings.Lines(string(block[1])) {
+		query = strings.TrimSpace(query)
+		if query == "" || strings.HasPrefix(query, "#") {
+			continue
+		}
+		queries++
+		eventually(t, time.Minute, query, func() string {
+			answer, err := http.Get("http://" + address + "/api/v1/query?query=" + url.QueryEscape(query))
+			if err != nil {
+				return err.Error()
+			}
+			defer func() { _ = answer.Body.Close() }()
+			var result struct {
+				Status, Error string
+				Data          struct{ Result []struct{ Metric map[string]string } }
+			}
+			if err := json.NewDecoder(answer.Body).Decode(&result); err != nil {
+				return err.Error()
+			}
+			if result.Status != "success" || len(result.Data.Result) == 0 {
+				return fmt.Sprintf("%s %s, %d results", result.Status, result.Error, len(result.Data.Result))
+			}
+			t.Logf("%d results of %s, the first %v", len(result.Data.Result), query, result.Data.Result[0].Metric)
+			return ""
+		})
+	}
+	if queries < 4 {
+		t.Errorf("%d queries in the README", queries)
+	}
+}
+
+// forward is an address here that leads to the agent's port.
+func forward(t *testing.T) string {
+	t.Helper()
+	address := freeAddress(t)
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	start(t, exec.Command("kubectl", "--namespace="+namespace, "port-forward", "pod/"+agentPod(t).Metadata.Name, port+":19110"))
+	eventually(t, time.Minute, "the port", func() string {
+		answer, err := http.Get("http://" + address + "/readyz")
+		if err != nil {
+			return err.Error()
+		}
+		_ = answer.Body.Close()
+		return ""
+	})
+	return address
+}
+
+// start starts a program that ends with the test.
+func start(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
+	cmd.Stderr = os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+}
+
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().String()
+}
