@@ -45,8 +45,18 @@ func run(small, large, rounds int, binary string) error {
 	}
 	fmt.Printf("memory controller: cgroup %s at %s\n", h.Mode, h.Dir)
 	few, err := measure(h, small, rounds, binary)
-	if err != nil || large == 0 {
+	if err != nil {
 		return err
+	}
+	if binary != "" {
+		for _, pods := range []int{110, 500} {
+			if err := agentOnNode(h, binary, pods); err != nil {
+				return err
+			}
+		}
+	}
+	if large == 0 {
+		return nil
 	}
 	many, err := measure(h, large, max(3, rounds/4), "")
 	if err != nil {
@@ -132,24 +142,14 @@ const perGroup = 10
 
 func makeTree(h cgroup.Hierarchy, n int) (*tree, error) {
 	t := &tree{hierarchy: h, top: filepath.Join(h.Dir, fmt.Sprintf("memrecon-bench-%d", os.Getpid()))}
-	add := func(dir string) error {
-		if err := os.Mkdir(dir, 0o755); err != nil {
-			return fmt.Errorf("making a cgroup needs root and a writable hierarchy: %w", err)
-		}
-		t.dirs = append(t.dirs, dir)
-		if isV2(h) {
-			return os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+memory"), 0)
-		}
-		return nil
-	}
-	err := add(t.top)
+	err := t.add(t.top)
 	for group := 0; err == nil && len(t.dirs) < n; group++ {
 		dir := filepath.Join(t.top, fmt.Sprintf("pod%d", group))
-		if err = add(dir); err != nil {
+		if err = t.add(dir); err != nil {
 			break
 		}
 		for i := 0; err == nil && i < perGroup && len(t.dirs) < n; i++ {
-			err = add(filepath.Join(dir, fmt.Sprintf("container%d", i)))
+			err = t.add(filepath.Join(dir, fmt.Sprintf("container%d", i)))
 		}
 	}
 	if err != nil {
@@ -157,6 +157,18 @@ func makeTree(h cgroup.Hierarchy, n int) (*tree, error) {
 		return nil, err
 	}
 	return t, nil
+}
+
+// add makes a cgroup of the tree.
+func (t *tree) add(dir string) error {
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return fmt.Errorf("making a cgroup needs root and a writable hierarchy: %w", err)
+	}
+	t.dirs = append(t.dirs, dir)
+	if isV2(t.hierarchy) && filepath.Base(dir) != "agent" { // which has processes
+		return os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+memory"), 0)
+	}
+	return nil
 }
 
 func (t *tree) remove() {
