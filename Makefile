@@ -33,6 +33,7 @@ deps:
 test: deps ## Run all tests; installs what they need (Debian, root).
 	go vet ./...
 	go vet -C bench ./...
+	go vet -C e2e ./...
 	go vet -C image ./...
 	go vet -C manifests ./...
 	go test -race ./...
@@ -75,12 +76,12 @@ bin/golangci-lint: tools/go.mod tools/go.sum
 .PHONY: lint
 lint: bin/golangci-lint ## Run the linter, which also holds the architecture.
 	bin/golangci-lint run
-	@set -e; for module in bench image manifests; do echo "bin/golangci-lint run in $$module"; (cd $$module && ../bin/golangci-lint run); done
+	@set -e; for module in bench e2e image manifests; do echo "bin/golangci-lint run in $$module"; (cd $$module && ../bin/golangci-lint run); done
 
 .PHONY: fmt
 fmt: bin/golangci-lint ## Format the code.
 	bin/golangci-lint fmt
-	@set -e; for module in bench image manifests; do (cd $$module && ../bin/golangci-lint fmt); done
+	@set -e; for module in bench e2e image manifests; do (cd $$module && ../bin/golangci-lint fmt); done
 
 .PHONY: docs
 docs: ## Write the documents that come from the code.

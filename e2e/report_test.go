@@ -228,7 +228,9 @@ func TestPrometheus(t *testing.T) {
 			defer func() { _ = answer.Body.Close() }()
 			var result struct {
 				Status, Error string
-				Data          struct{ Result []struct{ Metric map[string]string } }
+				Data          struct {
+					Result []struct{ Metric map[string]string }
+				}
 			}
 			if err := json.NewDecoder(answer.Body).Decode(&result); err != nil {
 				return err.Error()

@@ -101,12 +101,17 @@ func TestDockerfile(t *testing.T) {
 	}
 }
 
+// memrecon is memrecon's image.
+func memrecon(version string) image {
+	return image{name: "localhost/memrecon", version: version, args: []string{"agent"}}
+}
+
 func TestWriteIsReproducible(t *testing.T) {
 	var before []byte
 	binary := static(t)
 	for range 2 {
 		out := filepath.Join(t.TempDir(), "image.tar")
-		if err := write(out, binary, version); err != nil {
+		if err := memrecon(version).write(out, binary); err != nil {
 			t.Fatal(err)
 		}
 		got, err := os.ReadFile(out)
@@ -138,7 +143,7 @@ func TestWriteRefuses(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			out := filepath.Join(t.TempDir(), "image.tar")
-			err := write(out, tt.binary, tt.version)
+			err := memrecon(tt.version).write(out, tt.binary)
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("write() = %v, want an error with %q", err, tt.want)
 			}
@@ -147,7 +152,7 @@ func TestWriteRefuses(t *testing.T) {
 			}
 		})
 	}
-	if err := write(filepath.Join(t.TempDir(), "no-such-folder", "image.tar"), static(t), version); !errors.Is(err, os.ErrNotExist) {
+	if err := memrecon(version).write(filepath.Join(t.TempDir(), "no-such-folder", "image.tar"), static(t)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("write() into a missing folder = %v", err)
 	}
 }

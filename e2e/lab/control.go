@@ -44,7 +44,7 @@ func exchange(socket string, args []string) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	if err := json.NewEncoder(conn).Encode(args); err != nil {
 		return answer{}, err
 	}
@@ -69,7 +69,7 @@ func (c *cluster) serve(listener net.Listener) {
 			return
 		}
 		go func() {
-			defer conn.Close()
+			defer func() { _ = conn.Close() }()
 			var args []string
 			if err := json.NewDecoder(conn).Decode(&args); err != nil {
 				return // whoever asked has gone

@@ -83,7 +83,7 @@ func (c *cluster) disk(keys nodeKeys) (string, error) {
 		}
 	}
 	for name, content := range keys {
-		if err := os.WriteFile(filepath.Join(root, "etc/kubernetes", name), content, 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(root, "etc", "kubernetes", name), content, 0o600); err != nil {
 			return "", err
 		}
 	}
@@ -92,7 +92,7 @@ func (c *cluster) disk(keys nodeKeys) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		if err := os.WriteFile(filepath.Join(root, "etc/kubernetes/kubelet.conf.d/lab.conf"), content, 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(root, "etc", "kubernetes", "kubelet.conf.d", "lab.conf"), content, 0o644); err != nil {
 			return "", err
 		}
 	}
@@ -143,8 +143,8 @@ func shell(ctx context.Context, line string) ([]byte, int, error) {
 	if err != nil {
 		return nil, 0, fmt.Errorf("the node's shell: %w", err)
 	}
-	defer conn.Close()
-	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	defer func() { _ = conn.Close() }()
+	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
 	quoted := "'" + strings.ReplaceAll(line, "'", `'\''`) + "'"
 	if _, err := fmt.Fprintf(conn, "sh -c %s </dev/null 2>&1; printf '\\n%%d' $?; exit\n", quoted); err != nil {
 		return nil, 0, fmt.Errorf("the node's shell: %w", err)

@@ -37,7 +37,7 @@ func main() {
 		os.Exit(1)
 	}
 	if *anon+*file+*tmpfs > 0 {
-		fmt.Printf("holding %d MiB of anonymous memory, %d MiB of page cache, %d MiB of tmpfs\n", len(memory)/mib, *file, *tmpfs)
+		_, _ = fmt.Fprintf(os.Stdout, "holding %d MiB of anonymous memory, %d MiB of page cache, %d MiB of tmpfs\n", len(memory)/mib, *file, *tmpfs)
 	}
 	<-end
 }
