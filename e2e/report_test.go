@@ -36,6 +36,10 @@ func TestReportInTheLog(t *testing.T) {
 	if strings.Contains(log, "could not be read") || strings.Contains(log, "does not add up") {
 		t.Errorf("something is missing:\n%s", log)
 	}
+	// 46% of its limit of 96Mi, as its own cgroup has it.
+	if !strings.Contains(log, "heap_limit_bytes=46305072") {
+		t.Errorf("the agent did not find its own limit:\n%s", log)
+	}
 	t.Logf("the report:\n%s", log)
 }
 

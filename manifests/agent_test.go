@@ -44,7 +44,7 @@ func TestAgentRunsAsInThePod(t *testing.T) {
 		args[i] = strings.NewReplacer("=/host/", "=/", "=:19110", "="+address).Replace(args[i])
 	}
 	agent := exec.Command(binary, args...)
-	agent.Env = []string{"NODE_NAME=node-1", "GOMEMLIMIT=" + env(c, "GOMEMLIMIT")}
+	agent.Env = []string{"NODE_NAME=node-1"}
 	agent.Dir = "/"
 	agent.SysProcAttr = &syscall.SysProcAttr{
 		Pdeathsig: syscall.SIGKILL,

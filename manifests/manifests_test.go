@@ -13,7 +13,6 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer/json"
@@ -282,14 +281,9 @@ func TestDaemonSet(t *testing.T) {
 					t.Errorf("%s: request %s, limit %s: the pod is not Guaranteed", name, &request, &limit)
 				}
 			}
-			// With 500 pods the kernel keeps 40 MiB for the open files, which Go does not count.
-			limit := c.Resources.Limits[corev1.ResourceMemory]
-			goLimit, err := resource.ParseQuantity(strings.TrimSuffix(env(c, "GOMEMLIMIT"), "B"))
-			if err != nil {
-				t.Errorf("GOMEMLIMIT: %v", err)
-			}
-			if room := limit.Value() - goLimit.Value(); room < 48<<20 {
-				t.Errorf("GOMEMLIMIT %s leaves %d bytes of the limit %s for what Go does not count", &goLimit, room, &limit)
+			// With 500 pods the agent was charged 66 MiB (make bench).
+			if limit := c.Resources.Limits[corev1.ResourceMemory]; limit.Value() < 90<<20 || env(c, "GOMEMLIMIT") != "" {
+				t.Errorf("limit %s, GOMEMLIMIT %q: the agent finds its own share of the limit", &limit, env(c, "GOMEMLIMIT"))
 			}
 			if pod.Spec.PriorityClassName != "system-node-critical" {
 				t.Errorf("priority class %q", pod.Spec.PriorityClassName)

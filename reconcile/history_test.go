@@ -252,6 +252,19 @@ func TestNoReadingsNoDifference(t *testing.T) {
 	unknown(back.play(-3600, -3598), back)
 }
 
+// A node whose cgroups cannot be read any more has nothing to compare, and its sheet comes out.
+func TestHistoryWithoutCgroups(t *testing.T) {
+	f := newFilm(t, func(int) uint64 { return 0 })
+	f.play(0, 5)
+	f.says(t, 4)
+	snap := f.at(6)
+	snap.Cgroups = nil
+	s := f.history.Next(snap)
+	if compared, _ := s.KubeletAgrees(); compared != 0 || len(s.Amounts()) == 0 {
+		t.Errorf("%d figures compared, %d figures", compared, len(s.Amounts()))
+	}
+}
+
 // The kubelet may be read in the same second as the node.
 func TestKubeletOfThisSecond(t *testing.T) {
 	f := newFilm(t, func(second int) uint64 { return uint64(second) })

@@ -121,7 +121,7 @@ func summarized(f field) func(*Sheet, int) said {
 // before is what a figure of a row was when the kubelet read it.
 func (s *Sheet) before(row int, f field) Span {
 	switch {
-	case s.then == nil:
+	case row >= len(s.then): // there is no History, or not even a root
 		return Span{}
 	case f != availableField:
 		return s.then[row][f]

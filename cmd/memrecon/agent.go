@@ -115,7 +115,12 @@ func (c *agentCommand) Run(stdout io.Writer, k *kong.Context) error {
 	if err != nil {
 		return err
 	}
-	logger.Info("memrecon agent starts", "version", buildVersion(), "interval", c.Interval.String(), "report_interval", c.ReportInterval.String())
+	heap, err := limitHeap()
+	if err != nil {
+		logger.Warn("cannot find the limit of the agent's own memory: Go's heap is not limited, unless GOMEMLIMIT does", "error", err)
+	}
+	logger.Info("memrecon agent starts", "version", buildVersion(), "interval", c.Interval.String(), "report_interval", c.ReportInterval.String(),
+		"heap_limit_bytes", heap)
 
 	due, done := make(chan *collector.Result, 1), make(chan struct{})
 	go func() {
