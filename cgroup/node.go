@@ -107,6 +107,24 @@ func (r *Reader) visit(n *node) bool {
 	if !same {
 		return false
 	}
+	if !r.readFiles(n, dir) {
+		return false
+	}
+	leaf := n.fresh && links == 2 && !r.hierarchy.Copy
+	n.fresh = false
+	switch {
+	case leaf:
+		n.links = links
+	case links != n.links || r.hierarchy.Copy:
+		return r.list(n, dir, links)
+	case r.stats.Sweeps%r.checkEvery == n.turn%r.checkEvery:
+		return r.check(n, dir, links)
+	}
+	return true
+}
+
+// readFiles brings what a cgroup's files say up to date. It is false where the cgroup is gone.
+func (r *Reader) readFiles(n *node, dir int) bool {
 	n.flaws[folder] = 0
 	// The fast files come last: memory.stat, the last of them, shows that the cgroup was there for all the others.
 	if n.fresh || r.stats.Sweeps%r.slowEvery == n.turn%r.slowEvery {
@@ -118,16 +136,6 @@ func (r *Reader) visit(n *node) bool {
 		if !r.read(n, dir, i) {
 			return false
 		}
-	}
-	leaf := n.fresh && links == 2 && !r.hierarchy.Copy
-	n.fresh = false
-	switch {
-	case leaf:
-		n.links = links
-	case links != n.links || r.hierarchy.Copy:
-		return r.list(n, dir, links)
-	case r.stats.Sweeps%r.checkEvery == n.turn%r.checkEvery:
-		return r.check(n, dir, links)
 	}
 	return true
 }
