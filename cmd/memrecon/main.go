@@ -21,6 +21,7 @@ type cli struct {
 	Capture    captureCommand            `cmd:"" help:"Save a snapshot of this node to a file, for a bug report or a later look."`
 	Agent      agentCommand              `cmd:"" help:"Keep watching: metrics and an API over HTTP, a report on standard output now and then."`
 	Leak       leakCommand               `cmd:"" help:"Take memory in a controlled manner, and give it back."`
+	Pressure   pressureCommand           `cmd:"" help:"Make pressure by a scenario, and compare what happens with what was expected."`
 	Metrics    metricsCommand            `cmd:"" hidden:"" help:"Print the reference of the agent's metrics."`
 	Version    versionCommand            `cmd:"" help:"Print the version."`
 	Completion kongcompletion.Completion `cmd:"" help:"Print what a shell needs to complete memrecon's commands."`
