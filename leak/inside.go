@@ -13,8 +13,8 @@ import (
 
 // Watcher reads what a process can see of itself, its cgroups and its node. What it can't read is absent.
 type Watcher struct {
-	procfs string
-	host   *host.Reader
+	procfs, sysfs string
+	host          *host.Reader
 	// lineage is nil where there is no memory controller, or it can't be seen.
 	lineage *cgroup.Lineage
 }
@@ -25,7 +25,7 @@ func NewWatcher(procfs, sysfs string) (*Watcher, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &Watcher{procfs: procfs, host: h}
+	w := &Watcher{procfs: procfs, sysfs: sysfs, host: h}
 	if hierarchy, err := cgroup.Find(sysfs); err == nil {
 		if own, err := cgroup.OwnPath(procfs, hierarchy); err == nil {
 			w.lineage, _ = cgroup.OpenLineage(hierarchy, own) // without it the figures of the cgroup are absent

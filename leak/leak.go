@@ -23,6 +23,9 @@ type Config struct {
 	// Touch is the share of each block that is touched, 0 to 1; Spread touches pages all over the block in place of the first.
 	Touch  float64
 	Spread bool
+	// Dir is the folder for page cache, a temporary one where it is empty, and the tmpfs for shared memory, the kernel's own
+	// where it is empty.
+	Dir string
 	// Workers is how many threads touch side by side.
 	Workers int
 	// KeepHot touches everything again each second.
@@ -97,7 +100,7 @@ type Leak struct {
 
 // New prepares a leak; report gets what happens, one after the other. Nothing is taken before Run.
 func New(c Config, w *Watcher, report func(*Event)) (*Leak, error) {
-	m, granule, err := open(&c)
+	m, granule, err := open(&c, w)
 	if err != nil {
 		return nil, err
 	}

@@ -1,7 +1,6 @@
 package leak
 
 import (
-	"fmt"
 	"os"
 	"runtime"
 	"sync"
@@ -31,10 +30,12 @@ type mapped struct {
 	limit   uint64
 	pattern pattern
 	workers int
-	// prepare is called with each new block before any of it is touched, and may be nil.
+	// prepare is called with each new block before any of it is touched.
 	prepare func([]byte) error
-	// align is what a block's address is a multiple of.
-	align uint64
+	// populated is called with what was touched, and may be nil.
+	populated func([]byte) error
+	// granule is what a block's address is a multiple of: a page, or a huge page.
+	granule uint64
 
 	blocks []block
 	pages  uint64 // touched
@@ -101,19 +102,17 @@ func (m *mapped) mapBlock() error {
 		}
 	}
 	room := size
-	if m.align > pageSize() {
-		room += m.align // the kernel aligns to pages alone
+	if m.granule > pageSize() {
+		room += m.granule // the kernel aligns to pages alone
 	}
 	all, err := unix.Mmap(-1, 0, int(room), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
 	if err != nil {
 		return &os.SyscallError{Syscall: "mmap", Err: err}
 	}
-	data := all[alignment(all, m.align):][:size:size]
-	if m.prepare != nil {
-		if err := m.prepare(data); err != nil {
-			_ = unix.Munmap(all)
-			return err
-		}
+	data := all[alignment(all, m.granule):][:size:size]
+	if err := m.prepare(data); err != nil {
+		_ = unix.Munmap(all)
+		return err
 	}
 	m.blocks = append(m.blocks, block{data: data, unmap: all})
 	return nil
@@ -132,8 +131,14 @@ func (m *mapped) fill(b *block, from, to uint64) error {
 		for end < to/page && m.pattern.touches(end, all) {
 			end++
 		}
-		if err := m.populate(b.data[i*page : end*page]); err != nil {
+		part := b.data[i*page : end*page]
+		if err := m.populate(part); err != nil {
 			return err
+		}
+		if m.populated != nil {
+			if err := m.populated(part); err != nil {
+				return err
+			}
 		}
 		m.pages += end - i
 		i = end
@@ -245,14 +250,5 @@ func (m *mapped) close() error {
 		}
 	}
 	m.blocks, m.pages = nil, 0
-	return nil
-}
-
-// smallPages keeps a block out of huge pages, so that what is taken is what was asked for.
-func smallPages(b []byte) error {
-	err := unix.Madvise(b, unix.MADV_NOHUGEPAGE)
-	if err != nil && err != unix.EINVAL { // a kernel without CONFIG_TRANSPARENT_HUGEPAGE
-		return fmt.Errorf("madvise(MADV_NOHUGEPAGE): %w", err)
-	}
 	return nil
 }

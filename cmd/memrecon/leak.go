@@ -32,6 +32,7 @@ type leakCommand struct {
 	Touch   float64   `short:"f" default:"1" placeholder:"RATIO" help:"How much of each block is touched, 0 to 1 (${default})." group:"What"`
 	Spread  bool      `help:"Touch pages all over a block in place of its first ones." group:"What"`
 	KeepHot bool      `help:"Touch everything again each second, so that it stays active." group:"What"`
+	Dir     string    `placeholder:"DIR" help:"Where file has its file, which has no name (the temporary folder), and which tmpfs tmpfs uses (the kernel's own)." group:"What"`
 	Workers int       `default:"1" placeholder:"N" help:"How many threads touch side by side (${default})." group:"What"`
 
 	Every        time.Duration `default:"0s" placeholder:"TIME" help:"How long after a block comes the next (${default})." group:"When"`
@@ -234,7 +235,7 @@ func (c *leakCommand) config() (*leak.Config, error) {
 	}
 	config := &leak.Config{
 		Kind: c.Kind, Shape: leak.Blocks{Block: block, Max: most, Every: every}, Block: block, Max: most, Touch: c.Touch, Spread: c.Spread,
-		Workers: c.Workers, KeepHot: c.KeepHot, Hold: c.Hold, ReleaseEvery: c.ReleaseEvery, StatsEvery: c.StatsEvery, Interval: time.Second,
+		Dir: c.Dir, Workers: c.Workers, KeepHot: c.KeepHot, Hold: c.Hold, ReleaseEvery: c.ReleaseEvery, StatsEvery: c.StatsEvery, Interval: time.Second,
 		Guards: leak.Guards{FloorBytes: uint64(c.Floor), MaxFullPercent: c.MaxPressure, Timeout: c.Timeout},
 	}
 	if c.Rate != nil {
