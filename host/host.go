@@ -93,7 +93,7 @@ func (r *Reader) Read() (snapshot.Host, []snapshot.SourceError) {
 	if h.Vmstat, err = r.readVmstat(); err != nil {
 		failed("vmstat", err, "the node's counts of OOM kills and reclaim are missing")
 	}
-	if h.Pressure, err = r.readPressure(); err != nil {
+	if h.Pressure, err = r.Pressure(); err != nil {
 		failed("pressure/memory", err, "the node's memory pressure is missing")
 	}
 	if h.Swaps, err = r.readSwaps(); err != nil {
@@ -220,9 +220,9 @@ func (r *Reader) readZoneinfo() ([]snapshot.Zone, error) {
 	return zones, nil
 }
 
-// readPressure reads /proc/pressure/memory (Linux 4.20). With CONFIG_PSI_DEFAULT_DISABLED, or psi=0 on the kernel's command
-// line, the file is not there or answers EOPNOTSUPP: nothing is wrong then.
-func (r *Reader) readPressure() (snapshot.Pressure, error) {
+// Pressure reads /proc/pressure/memory alone (Linux 4.20). With CONFIG_PSI_DEFAULT_DISABLED, or psi=0 on the kernel's command
+// line, the file is not there or answers EOPNOTSUPP: nothing is wrong then, and it is absent.
+func (r *Reader) Pressure() (snapshot.Pressure, error) {
 	psi, err := r.proc.PSIStatsForResource("memory")
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.EOPNOTSUPP) {
 		return snapshot.Pressure{}, nil

@@ -74,7 +74,7 @@ func threshold(s string) (snapshot.Threshold, error) {
 	case s == "" || s == "0%" || s == "100%":
 		return snapshot.Threshold{}, nil
 	case !isShare:
-		n, err := parseQuantity(s)
+		n, err := snapshot.ParseQuantity(s)
 		return snapshot.Threshold{Bytes: n}, err
 	}
 	percent, err := strconv.ParseFloat(number, 64)

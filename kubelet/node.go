@@ -58,7 +58,7 @@ func parseNode(r io.Reader) (snapshot.Node, error) {
 	}
 	for name, amount := range n.Status.Capacity {
 		if strings.HasPrefix(name, "hugepages-") {
-			pages, err := parseQuantity(amount)
+			pages, err := snapshot.ParseQuantity(amount)
 			if err != nil {
 				return snapshot.Node{}, err
 			}

@@ -9,6 +9,8 @@ import (
 
 	"github.com/alecthomas/kong"
 	kongcompletion "github.com/jotaen/kong-completion"
+
+	"github.com/memrecon/memrecon/leak"
 )
 
 // cli is the command line.
@@ -18,16 +20,24 @@ type cli struct {
 	Bridge     bridgeCommand             `cmd:"" help:"Explain the difference between two figures, to the byte."`
 	Capture    captureCommand            `cmd:"" help:"Save a snapshot of this node to a file, for a bug report or a later look."`
 	Agent      agentCommand              `cmd:"" help:"Keep watching: metrics and an API over HTTP, a report on standard output now and then."`
+	Leak       leakCommand               `cmd:"" help:"Take memory in a controlled manner, and give it back."`
+	Pressure   pressureCommand           `cmd:"" help:"Make pressure by a scenario, and compare what happens with what was expected."`
 	Metrics    metricsCommand            `cmd:"" hidden:"" help:"Print the reference of the agent's metrics."`
 	Version    versionCommand            `cmd:"" help:"Print the version."`
 	Completion kongcompletion.Completion `cmd:"" help:"Print what a shell needs to complete memrecon's commands."`
 }
 
-// Exit statuses: 0 all was done, 1 the command could not do its work, 2 the command line is wrong.
+// Exit statuses: 0 all was done, 1 the command could not do its work, 2 the command line is wrong; a command may have others.
 const (
 	exitFailed = 1
 	exitUsage  = 2
 )
+
+// statusError is an error with an exit status of its own.
+type statusError struct {
+	error
+	status int
+}
 
 func main() {
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
@@ -41,6 +51,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		kong.Description("Every byte of a Linux node's memory in one sheet, every published figure a formula over it, every difference a bridge."),
 		kong.UsageOnError(),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+		kong.Vars{"leak_kinds": leak.KindNames()},
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(code int) { exited = code }),
 	)
@@ -64,6 +75,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 	ctx.BindTo(stdout, (*io.Writer)(nil))
 	if err := ctx.Run(); err != nil {
 		fmt.Fprintf(stderr, "memrecon: %s\n", err)
+		if own, ok := errors.AsType[*statusError](err); ok {
+			return own.status
+		}
 		return exitFailed
 	}
 	return max(0, exited)

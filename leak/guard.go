@@ -1,0 +1,97 @@
+package leak
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/memrecon/memrecon/snapshot"
+)
+
+// Guards say when to stop for the node's sake. The zero Guards are none.
+type Guards struct {
+	// FloorBytes is what both MemAvailable and the kubelet's available stay above.
+	FloorBytes uint64
+	// MaxFullPercent bounds PSI's full avg10 for memory: the share of the last ten seconds in which nothing could run for
+	// want of memory.
+	MaxFullPercent float64
+	// Timeout ends it, whatever it is doing.
+	Timeout time.Duration
+}
+
+// guards look at the node now and then.
+type guards struct {
+	Guards
+	watcher *Watcher
+	started time.Time
+	next    time.Time
+	// since is how much was taken since the node was looked at.
+	since uint64
+}
+
+// Between two looks at the node pass a tenth of a second at most, and no more is taken than lookAfter.
+const (
+	lookEvery = 100 * time.Millisecond
+	lookAfter = 64 << 20
+)
+
+func newGuards(g Guards, w *Watcher) *guards { return &guards{Guards: g, watcher: w} }
+
+func (g *guards) took(n uint64) { g.since += n }
+
+// interval is how long it may wait until the next check.
+func (g *guards) interval() time.Duration { return lookEvery }
+
+// check is an error that wraps ErrGuard where one of them says to stop.
+func (g *guards) check(now time.Time) error {
+	if g.started.IsZero() {
+		g.started = now
+	}
+	if g.Timeout > 0 && now.Sub(g.started) >= g.Timeout {
+		return fmt.Errorf("%w: --timeout %s is over", ErrGuard, g.Timeout)
+	}
+	if g.watcher == nil || now.Before(g.next) && g.since < lookAfter {
+		return nil
+	}
+	g.next, g.since = now.Add(lookEvery), 0
+	m, err := g.watcher.host.Meminfo()
+	if err == nil {
+		for _, a := range []struct {
+			what  string
+			bytes snapshot.Value
+		}{
+			{"MemAvailable", m.MemAvailable}, {"what the kubelet calls available", kubeletAvailable(&m)},
+		} {
+			if n, ok := a.bytes.Get(); ok && n < g.FloorBytes {
+				return fmt.Errorf("%w: %s is %s, below --floor %s", ErrGuard, a.what, sizeText(n), sizeText(g.FloorBytes))
+			}
+		}
+	}
+	if g.MaxFullPercent > 0 {
+		p, err := g.watcher.host.Pressure()
+		if err == nil && p.Full.Known && p.Full.Avg10 > g.MaxFullPercent {
+			return fmt.Errorf("%w: for %.1f%% of the last 10 s nothing could run for want of memory, more than --max-pressure %g", ErrGuard,
+				p.Full.Avg10, g.MaxFullPercent)
+		}
+	}
+	return nil
+}
+
+// kubeletAvailable is MemTotal less the node's working set, as the kubelet computes it from the root cgroup: anonymous memory
+// and page cache less inactive page cache. Taken from /proc/meminfo, since a container does not see the root cgroup; the two
+// agree within some 0.2 MB (cgroup v1 and v2).
+func kubeletAvailable(m *snapshot.Meminfo) snapshot.Value {
+	var sum int64
+	for _, part := range []struct {
+		bytes snapshot.Value
+		sign  int64
+	}{
+		{m.MemTotal, 1}, {m.AnonPages, -1}, {m.Cached, -1}, {m.Buffers, -1}, {m.InactiveFile, 1},
+	} {
+		n, ok := part.bytes.Get()
+		if !ok {
+			return snapshot.Value{}
+		}
+		sum += part.sign * int64(n)
+	}
+	return snapshot.Of(uint64(max(0, sum)))
+}

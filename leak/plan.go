@@ -1,0 +1,204 @@
+package leak
+
+import (
+	"cmp"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/memrecon/memrecon/snapshot"
+)
+
+// Plan is what a leak will do, told before it does anything.
+type Plan struct {
+	// Text says it in sentences.
+	Text []string `json:"text"`
+	// Bounds are what it could meet, the nearest first.
+	Bounds []Bound `json:"bounds"`
+	// Limited tells that a cgroup's limit stands between it and the node.
+	Limited bool `json:"limited"`
+}
+
+// Bound is something that growing memory meets.
+type Bound struct {
+	// What it is, in words.
+	What string `json:"what"`
+	// Bytes until it is met: what can be reclaimed before is not in the way.
+	Bytes uint64 `json:"bytes"`
+	// After is when that is, as the shape goes; absent where it never is, or as fast as the kernel gives memory.
+	After snapshot.Value `json:"after_seconds,omitzero"`
+	// Kills tells that the kernel kills there.
+	Kills bool `json:"kills"`
+}
+
+// Plan looks at limits, node and shape.
+func (l *Leak) Plan() Plan {
+	w := l.guards.watcher
+	p := Plan{Text: []string{l.intention()}}
+	for _, level := range w.levels() {
+		if b, ok := cgroupBound(&level); ok {
+			p.Limited = true
+			p.Bounds = append(p.Bounds, b)
+		}
+	}
+	if w != nil {
+		if m, err := w.host.Meminfo(); err == nil {
+			p.Bounds = append(p.Bounds, nodeBounds(&m, l.config.Guards.FloorBytes)...)
+		}
+	}
+	slices.SortStableFunc(p.Bounds, func(a, b Bound) int { return cmp.Compare(a.Bytes, b.Bytes) })
+	reached := false
+	for i := range p.Bounds {
+		b := &p.Bounds[i]
+		if after, ok := l.reach(b.Bytes); ok {
+			b.After = snapshot.Of(uint64(after.Round(time.Second) / time.Second))
+			if !reached {
+				p.Text = append(p.Text, fmt.Sprintf("First it will meet %s, after %s%s.", b.What, sizeText(b.Bytes), inTime(l.config.Shape, after)))
+			}
+			reached = true
+		}
+	}
+	if !reached && len(p.Bounds) > 0 {
+		p.Text = append(p.Text, fmt.Sprintf("Nothing is in its way: the nearest is %s, %s away.", p.Bounds[0].What, sizeText(p.Bounds[0].Bytes)))
+	}
+	p.Text = append(p.Text, l.guards.describe())
+	return p
+}
+
+// reach is when so much is touched.
+func (l *Leak) reach(bytes uint64) (time.Duration, bool) {
+	if l.config.Touch <= 0 {
+		return 0, false
+	}
+	return l.config.Shape.Reach(uint64(float64(bytes) / min(1, l.config.Touch)))
+}
+
+func inTime(s Shape, after time.Duration) string {
+	if after > 0 {
+		return " and " + after.Round(100*time.Millisecond).String()
+	}
+	if b, ok := s.(Blocks); ok && b.Every == 0 {
+		return ", as fast as the kernel gives memory"
+	}
+	return ", at once"
+}
+
+// intention is what is going to be taken.
+func (l *Leak) intention() string {
+	c := &l.config
+	var b strings.Builder
+	if c.Max > 0 {
+		fmt.Fprintf(&b, "Takes %s of %s", sizeText(c.Max), c.Kind.words())
+	} else {
+		fmt.Fprintf(&b, "Takes %s without end", c.Kind.words())
+	}
+	switch s := c.Shape.(type) {
+	case Blocks:
+		fmt.Fprintf(&b, " in blocks of %s", sizeText(c.Block))
+		if s.Every > 0 {
+			fmt.Fprintf(&b, ", one every %s", s.Every)
+		}
+	case Rate:
+		fmt.Fprintf(&b, " at %s a second", sizeText(s.BytesPerSecond))
+	case Curve:
+		b.WriteString(" along a curve")
+		if s.Repeat {
+			b.WriteString(" that repeats")
+		}
+	}
+	if c.Touch < 1 {
+		fmt.Fprintf(&b, ", touching %g%% of it", 100*c.Touch)
+	}
+	if c.DieAt > 0 {
+		fmt.Fprintf(&b, ", and dies at %s with %s", sizeText(c.DieAt), c.Death)
+	}
+	b.WriteString("; then holds it ")
+	if c.Hold > 0 {
+		fmt.Fprintf(&b, "for %s.", c.Hold)
+	} else {
+		b.WriteString("until Ctrl-C or SIGTERM.")
+	}
+	return b.String()
+}
+
+// cgroupBound is what is left to a cgroup's limit once its page cache is dropped.
+func cgroupBound(c *snapshot.Cgroup) (Bound, bool) {
+	limit, limited := c.Max.Get()
+	if hidden, ok := c.Stat.Get("hierarchical_memory_limit"); ok && (!limited || hidden < limit) && hidden < 1<<62 {
+		limit, limited = hidden, true // v1: a cgroup above that can't be seen from here
+	}
+	usage, known := c.Usage.Get()
+	if !limited || !known {
+		return Bound{}, false
+	}
+	used := usage - min(usage, stat(c, "active_file")+stat(c, "inactive_file"))
+	name := c.Path
+	if name == "/" {
+		name = "its own cgroup, or one above it"
+	} else {
+		name = "cgroup " + name
+	}
+	return Bound{What: "the limit " + sizeText(limit) + " of " + name, Bytes: limit - min(limit, used), Kills: true}, true
+}
+
+// nodeBounds are the node's memory and the guard before it.
+func nodeBounds(m *snapshot.Meminfo, floor uint64) []Bound {
+	available, ok := m.MemAvailable.Get()
+	if !ok {
+		return nil
+	}
+	swap, _ := m.SwapFree.Get()
+	bounds := []Bound{{What: "the end of the node's memory", Bytes: available + swap, Kills: true}}
+	if floor > 0 {
+		if kubelet, ok := kubeletAvailable(m).Get(); ok {
+			available = min(available, kubelet)
+		}
+		bounds = append(bounds, Bound{
+			What: "the guard that keeps " + sizeText(floor) + " of the node available", Bytes: available - min(available, floor),
+		})
+	}
+	return bounds
+}
+
+// describe says what the guards are.
+func (g *guards) describe() string {
+	var on []string
+	if g.FloorBytes > 0 {
+		on = append(on, "the node has less than "+sizeText(g.FloorBytes)+" available")
+	}
+	psi := ""
+	if g.MaxFullPercent > 0 && g.watcher != nil {
+		if p, err := g.watcher.host.Pressure(); err == nil && !p.Full.Known {
+			psi = " This kernel has no PSI: --max-pressure has no effect."
+		} else {
+			on = append(on, fmt.Sprintf("nothing could run for want of memory in %g%% of the last 10 s", g.MaxFullPercent))
+		}
+	}
+	if g.Timeout > 0 {
+		on = append(on, g.Timeout.String()+" are over")
+	}
+	if len(on) == 0 {
+		return "No guard is on." + psi
+	}
+	return "It stops when " + strings.Join(on, ", or ") + "." + psi
+}
+
+// whyNoMemory says which limit makes mmap fail.
+func (w *Watcher) whyNoMemory() string {
+	var r unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_AS, &r); err == nil && r.Cur != unix.RLIM_INFINITY {
+		return "the process's address space is limited to " + sizeText(r.Cur) + " (RLIMIT_AS, ulimit -v)"
+	}
+	if w != nil {
+		overcommit := filepath.Join(w.procfs, "sys", "vm", "overcommit_memory")
+		if b, err := os.ReadFile(overcommit); err == nil && strings.TrimSpace(string(b)) == "2" {
+			return overcommit + " is 2: the node's CommitLimit is met (meminfo)"
+		}
+	}
+	return "neither RLIMIT_AS nor vm.overcommit_memory=2 says why: see vm.max_map_count and the kernel's log"
+}
