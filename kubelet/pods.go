@@ -67,7 +67,13 @@ type stateJSON struct {
 		Reason   string    `json:"reason"`
 		ExitCode int32     `json:"exitCode"`
 		Finished time.Time `json:"finishedAt"`
+		ID       string    `json:"containerID"`
 	} `json:"terminated"`
+}
+
+// ReadPods reads a list of pods as the kubelet's /pods or kubectl get pods -o json gives it.
+func ReadPods(r io.Reader) ([]snapshot.Pod, error) {
+	return parsePods(&bounded{r: r, left: maxAnswer})
 }
 
 // parsePods reads /pods, a PodList: {"kind": "PodList", ..., "items": [...]}.
@@ -135,7 +141,8 @@ func containers(out []snapshot.Container, kind snapshot.ContainerKind, specs []c
 				end = status.LastState.Terminated
 			}
 			if end != nil {
-				c.Terminated = snapshot.Termination{Reason: end.Reason, ExitCode: end.ExitCode, Finished: end.Finished}
+				_, id, _ := strings.Cut(end.ID, "://")
+				c.Terminated = snapshot.Termination{Reason: end.Reason, ExitCode: end.ExitCode, Finished: end.Finished, ContainerID: id}
 			}
 		}
 		out = append(out, c)
