@@ -71,13 +71,18 @@ type stateJSON struct {
 	} `json:"terminated"`
 }
 
-// ReadPods reads a list of pods as the kubelet's /pods or kubectl get pods -o json gives it.
-func ReadPods(r io.Reader) ([]snapshot.Pod, error) {
-	return parsePods(&bounded{r: r, left: maxAnswer})
-}
-
 // parsePods reads /pods, a PodList: {"kind": "PodList", ..., "items": [...]}.
 func parsePods(r io.Reader) ([]snapshot.Pod, error) {
+	pods, err := ReadPods(r)
+	if err != nil {
+		return nil, err
+	}
+	return pods, nil
+}
+
+// ReadPods reads a list of pods as the kubelet's /pods or kubectl get pods -o json gives it. With an error it returns those
+// before it.
+func ReadPods(r io.Reader) ([]snapshot.Pod, error) {
 	pods := []snapshot.Pod{}
 	isList := false
 	err := document(r, func(dec *json.Decoder, key string) error {
@@ -96,10 +101,7 @@ func parsePods(r io.Reader) ([]snapshot.Pod, error) {
 	if err == nil && !isList {
 		err = errors.New("it is no list of pods")
 	}
-	if err != nil {
-		return nil, err
-	}
-	return pods, nil
+	return pods, err
 }
 
 func (p *podJSON) pod() snapshot.Pod {

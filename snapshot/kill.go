@@ -92,8 +92,6 @@ type KernelLog struct {
 	Kills []Kill `json:"kills"`
 	// Unexplained is what the log has about OOM kills but could not be made a kill of.
 	Unexplained Unexplained `json:"unexplained,omitzero"`
-	// Lost is how many records the kernel had overwritten before they were read.
-	Lost uint64 `json:"lost,omitempty"`
 }
 
 // Unexplained counts what a kernel's log has about OOM kills that is no kill of its own.
