@@ -61,7 +61,7 @@ func TestParseSummaryBelowZero(t *testing.T) {
 }
 
 func TestParsePods(t *testing.T) {
-	const end = `{"reason":"Error","exitCode":139,"finishedAt":"2026-11-23T18:00:00Z"}`
+	const end = `{"reason":"Error","exitCode":139,"finishedAt":"2026-11-23T18:00:00Z","containerID":"cri-o://dd"}`
 	pods, err := parsePods(strings.NewReader(`{"kind":"PodList","metadata":{},"items":[
 		{"metadata":{"name":"etcd-a","namespace":"kube-system","uid":"11111111-1111-1111-1111-111111111111",
 			"annotations":{"kubernetes.io/config.hash":"0123456789abcdef0123456789abcdef","kubernetes.io/config.mirror":"x"}},
@@ -91,7 +91,7 @@ func TestParsePods(t *testing.T) {
 				{Name: "mesh", Kind: snapshot.SidecarContainer, ID: "bb", Runtime: "cri-o", Limit: snapshot.Of(64 << 20)},
 				{
 					Name: "app", ID: "aa", Runtime: "cri-o", Restarts: 3,
-					Terminated: snapshot.Termination{Reason: "Error", ExitCode: 139, Finished: at("2026-11-23T18:00:00Z")},
+					Terminated: snapshot.Termination{Reason: "Error", ExitCode: 139, Finished: at("2026-11-23T18:00:00Z"), ContainerID: "dd"},
 				},
 				{Name: "debug", Kind: snapshot.EphemeralContainer},
 			},

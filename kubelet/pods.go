@@ -67,11 +67,22 @@ type stateJSON struct {
 		Reason   string    `json:"reason"`
 		ExitCode int32     `json:"exitCode"`
 		Finished time.Time `json:"finishedAt"`
+		ID       string    `json:"containerID"`
 	} `json:"terminated"`
 }
 
 // parsePods reads /pods, a PodList: {"kind": "PodList", ..., "items": [...]}.
 func parsePods(r io.Reader) ([]snapshot.Pod, error) {
+	pods, err := ReadPods(r)
+	if err != nil {
+		return nil, err
+	}
+	return pods, nil
+}
+
+// ReadPods reads a list of pods as the kubelet's /pods or kubectl get pods -o json gives it. With an error it returns those
+// before it.
+func ReadPods(r io.Reader) ([]snapshot.Pod, error) {
 	pods := []snapshot.Pod{}
 	isList := false
 	err := document(r, func(dec *json.Decoder, key string) error {
@@ -90,10 +101,7 @@ func parsePods(r io.Reader) ([]snapshot.Pod, error) {
 	if err == nil && !isList {
 		err = errors.New("it is no list of pods")
 	}
-	if err != nil {
-		return nil, err
-	}
-	return pods, nil
+	return pods, err
 }
 
 func (p *podJSON) pod() snapshot.Pod {
@@ -135,7 +143,8 @@ func containers(out []snapshot.Container, kind snapshot.ContainerKind, specs []c
 				end = status.LastState.Terminated
 			}
 			if end != nil {
-				c.Terminated = snapshot.Termination{Reason: end.Reason, ExitCode: end.ExitCode, Finished: end.Finished}
+				_, id, _ := strings.Cut(end.ID, "://")
+				c.Terminated = snapshot.Termination{Reason: end.Reason, ExitCode: end.ExitCode, Finished: end.Finished, ContainerID: id}
 			}
 		}
 		out = append(out, c)

@@ -150,9 +150,15 @@ func TestTerminations(t *testing.T) {
 		all := map[string]snapshot.Termination{}
 		for _, p := range saved(t, node).Pods {
 			for _, c := range p.Containers {
-				if c.Terminated != (snapshot.Termination{}) {
-					all[p.Phase+" "+p.Reason+" "+p.Name+"/"+c.Name] = c.Terminated
+				end := c.Terminated
+				if end == (snapshot.Termination{}) {
+					continue
 				}
+				if end.ContainerID != c.ID && end.ContainerID != "" { // none of them was started again
+					t.Errorf("%s/%s: it is %s, and %s ended", p.Name, c.Name, c.ID, end.ContainerID)
+				}
+				end.ContainerID = ""
+				all[p.Phase+" "+p.Reason+" "+p.Name+"/"+c.Name] = end
 			}
 		}
 		return all

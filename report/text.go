@@ -378,15 +378,20 @@ func (t *text) findings(s *reconcile.Sheet) {
 			t.wrapped("  ", "    ", f.Text)
 		}
 	}
-	if errs := s.Snapshot().Errors; len(errs) > 0 {
-		t.printf("\n%s\n", t.paint(yellow, "What could not be read"))
-		for _, e := range errs {
-			words := e.Source + ": " + strings.TrimSuffix(e.Error, ".") + "."
-			if e.Hint != "" {
-				words += " " + strings.ToUpper(e.Hint[:1]) + strings.TrimSuffix(e.Hint[1:], ".") + "."
-			}
-			t.wrapped("  ", "    ", words)
+	t.errors(s.Snapshot().Errors)
+}
+
+func (t *text) errors(errs []snapshot.SourceError) {
+	if len(errs) == 0 {
+		return
+	}
+	t.printf("\n%s\n", t.paint(yellow, "What could not be read"))
+	for _, e := range errs {
+		words := e.Source + ": " + strings.TrimSuffix(e.Error, ".") + "."
+		if e.Hint != "" {
+			words += " " + strings.ToUpper(e.Hint[:1]) + strings.TrimSuffix(e.Hint[1:], ".") + "."
 		}
+		t.wrapped("  ", "    ", words)
 	}
 }
 

@@ -137,6 +137,8 @@ type Termination struct {
 	ExitCode int32  `json:"exit_code"`
 	// Finished is zero where the kubelet does not know.
 	Finished time.Time `json:"finished,omitzero"`
+	// ContainerID is the ended container's, which is Container.ID until it is started again.
+	ContainerID string `json:"container_id,omitempty"`
 }
 
 // KubeletConfig is what the kubelet's configuration says of memory. Defaults are filled in by the kubelet.

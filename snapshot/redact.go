@@ -69,7 +69,7 @@ func (r *redactor) kubernetes(k *Kubernetes) *Kubernetes {
 		p.Containers = slices.Clone(p.Containers)
 		for j := range p.Containers {
 			c := &p.Containers[j]
-			c.Name, c.ID = r.name(c.Name), r.name(c.ID)
+			c.Name, c.ID, c.Terminated.ContainerID = r.name(c.Name), r.name(c.ID), r.name(c.Terminated.ContainerID)
 		}
 	}
 	if k.Node.Name != "" {

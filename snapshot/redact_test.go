@@ -62,7 +62,9 @@ func named(t *testing.T) (s *snapshot.Snapshot, secrets []string) {
 		},
 		WorkingSets: []snapshot.WorkingSet{{Namespace: "acme-prod", Pod: "billing-7d9f", Container: "ledgerd", Bytes: 7}},
 		Pods: []snapshot.Pod{{Namespace: "acme-prod", Name: "billing-7d9f", UID: podUID, Phase: "Failed", Reason: "Evicted",
-			Containers: []snapshot.Container{{Name: "ledgerd", ID: secrets[0], Runtime: "containerd"}}}},
+			Containers: []snapshot.Container{{
+				Name: "ledgerd", ID: secrets[0], Runtime: "containerd", Terminated: snapshot.Termination{ContainerID: secrets[0]},
+			}}}},
 		Node: snapshot.Node{
 			Name: s.Node, KubeletVersion: "v1.37.2",
 			Conditions: []snapshot.Condition{{Type: "Ready", Status: "True", Reason: "KubeletReady"}, {Type: "AcmeReady", Reason: "MalloryTookIt"}},
