@@ -43,6 +43,9 @@ func charge() error {
 		{"/sys/fs/cgroup", "cgroup.procs", "memory.current"},
 		{"/sys/fs/cgroup/memory", "cgroup.procs", "memory.usage_in_bytes"},
 	} {
+		if _, err := os.Stat(f.root + "/" + f.procs); err != nil {
+			continue // no hierarchy: with v1 the first is a folder in memory, in which all of this would work
+		}
 		dir := f.root + "/memrecon-guest"
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			continue
