@@ -89,7 +89,7 @@ type pageCache struct {
 func newPageCache(c *Config) (*pageCache, error) {
 	dir := c.Dir
 	if dir == "" {
-		dir = os.TempDir()
+		dir = diskDir()
 	}
 	kind, _, err := fileSystem(dir)
 	if err != nil {
@@ -112,6 +112,15 @@ func newPageCache(c *Config) (*pageCache, error) {
 		p.reads = 3
 	}
 	return p, nil
+}
+
+// diskDir is a folder that anybody may write to and that stands on a disk as a rule: TMPDIR, else /var/tmp, which unlike /tmp
+// is to outlive a boot.
+func diskDir() string {
+	if dir := os.Getenv("TMPDIR"); dir != "" {
+		return dir
+	}
+	return "/var/tmp"
 }
 
 func (p *pageCache) grow(n uint64) error {
@@ -167,9 +176,10 @@ const objectBytes = 1536
 func newObjects(most uint64) (*objects, error) { return &objects{}, mayOpen(most / objectBytes) }
 
 func (o *objects) grow(n uint64) error {
-	const longName = 239 // with "memfd:" before it and what the kernel puts around it, 256 bytes
+	const longName = 233 // with "memfd:" before it and what the kernel puts around it, 256 bytes
+	name := strings.Repeat("n", longName)
 	for range n / objectBytes {
-		fd, err := unix.MemfdCreate(strings.Repeat("n", longName), unix.MFD_CLOEXEC)
+		fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
 		if err != nil {
 			return filesError("memfd_create", err)
 		}
@@ -201,11 +211,15 @@ func mayOpen(files uint64) error {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &r); err != nil {
 		return err
 	}
+	wanted := files + reservedFiles
+	if wanted > r.Max && unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: wanted, Max: wanted}) == nil {
+		return nil // CAP_SYS_RESOURCE, and within fs.nr_open
+	}
 	r.Cur = r.Max
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &r); err != nil {
 		return err
 	}
-	if files+reservedFiles > r.Max {
+	if wanted > r.Max {
 		return fmt.Errorf("that takes %d open files, and this process may open %d (RLIMIT_NOFILE, ulimit -Hn): take less, or raise that",
 			files, r.Max)
 	}

@@ -28,8 +28,8 @@ const (
 	File Kind = "file"
 	// FileActive is page cache that was read again: file_active, which working set counts.
 	FileActive Kind = "file-active"
-	// Slab is kernel objects, those of many files without a name: slab_reclaimable for the most part, for their inodes and
-	// dentries, although these are in use and can't be reclaimed. v1: kernel_unsplit.
+	// Slab is kernel objects, those of many files without a name: slab_unreclaimable for the inodes (tmpfs keeps its apart) and
+	// open files, slab_reclaimable for the dentries, although these are in use. v1: kernel_unsplit.
 	Slab Kind = "slab"
 	// Pipe is what waits in pipes: kernel_other; v1: kernel_unsplit.
 	Pipe Kind = "pipe"
@@ -104,7 +104,10 @@ func open(c *Config, w *Watcher) (m memory, granule uint64, err error) {
 		return newMapped(c, page, smallPages), page, nil
 	case THP:
 		size, err := w.hugePage()
-		return newMapped(c, size, hugePages), size, err
+		if err != nil {
+			return nil, 0, err
+		}
+		return newMapped(c, size, hugePages), size, nil
 	case Mlock:
 		if c.Touch < 1 {
 			return nil, 0, errors.New("--touch below 1 is for anon and thp: locked memory is all resident")
@@ -113,19 +116,19 @@ func open(c *Config, w *Watcher) (m memory, granule uint64, err error) {
 		m.populated = lock
 		return m, page, mayLock(c.Max)
 	case Tmpfs:
-		m, err := newTmpfs(c)
+		m, err = newTmpfs(c)
 		return m, page, err
 	case File, FileActive:
-		m, err := newPageCache(c)
+		m, err = newPageCache(c)
 		return m, page, err
 	case Slab:
-		m, err := newObjects(c.Max)
+		m, err = newObjects(c.Max)
 		return m, objectBytes, err
 	case Pipe:
-		m, err := newPipes(w, c.Max)
+		m, err = newPipes(w, c.Max)
 		return m, page, err
 	case Socket:
-		m, err := newSockets(c.Max)
+		m, err = newSockets(c.Max)
 		return m, socketPart, err
 	}
 	return nil, 0, fmt.Errorf("%q is no kind of memory: one of %s", c.Kind, KindNames())

@@ -2,6 +2,7 @@ package pressure
 
 import (
 	"fmt"
+	"path"
 	"syscall"
 	"time"
 
@@ -85,6 +86,13 @@ func (o *observation) container(ref string) ContainerOutcome {
 		c.Peak = snapshot.Of(o.peak[at])
 	}
 	o.counters(&c, &cgroup)
+	// A pod of one container has the container's limit, and either may be the one that is hit.
+	if pod := o.last[path.Dir(at)]; pod.Max == cgroup.Max {
+		hits := limitHits(&pod)
+		if n, ok := c.LimitHits.Get(); ok {
+			c.LimitHits = snapshot.Of(n + hits)
+		}
+	}
 	end, ok := o.endings[ref]
 	if !ok {
 		return c
