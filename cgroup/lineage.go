@@ -107,7 +107,7 @@ func ownPath(b []byte, mode snapshot.Mode) (string, bool) {
 // mountRoot finds in /proc/self/mountinfo which folder of its file system is mounted at dir; the last such line counts, it
 // covers the others:
 //
-//	36 35 98:0 /kubepods/pod1/c1 /sys/fs/cgroup/memory ro,nosuid master:1 - cgroup cgroup rw,memory
+//	36 35 98:0 /kubepods/pod1/c1 /sys/fs/cgroup/memory ro,nosuid master:1 - cgroup none rw,memory
 func mountRoot(b []byte, dir string) (root string, ok bool) {
 	lines := bufio.NewScanner(bytes.NewReader(b))
 	for lines.Scan() {
