@@ -157,7 +157,7 @@ func prefixes() map[string]func(text string, after time.Duration) string {
 				wall(after).UnixMicro(), quote(text))
 		},
 		"journalctl -o json, bytes": func(text string, after time.Duration) string {
-			numbers := strings.ReplaceAll(strings.Trim(fmt.Sprint([]byte(text)), "[]"), " ", ",")
+			numbers := strings.ReplaceAll(strings.Trim(fmt.Sprintf("%d", []byte(text)), "[]"), " ", ",")
 			return fmt.Sprintf(`{"_TRANSPORT":"kernel","__REALTIME_TIMESTAMP":"%d","MESSAGE":[%s]}`, wall(after).UnixMicro(), numbers)
 		},
 		"docker": func(text string, after time.Duration) string {

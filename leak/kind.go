@@ -89,9 +89,6 @@ func (k Kind) words() string {
 	return kinds[i].words
 }
 
-// reclaimable tells that the kernel takes it back at a limit in place of killing.
-func (k Kind) reclaimable() bool { return k == File || k == FileActive }
-
 // open prepares to take memory of a kind, and finds out whether that can be done. The granule is what it is taken in
 // multiples of. Nothing is taken yet.
 func open(c *Config, w *Watcher) (m memory, granule uint64, err error) {

@@ -49,7 +49,7 @@ func (b Blocks) Next(t time.Duration) (time.Duration, bool) {
 	if full, ok := b.Full(); b.Every <= 0 || ok && t >= full {
 		return 0, false
 	}
-	return (t/b.Every + 1) * b.Every, true
+	return t - t%b.Every + b.Every, true
 }
 
 // Full is when the last block is due.
@@ -167,7 +167,7 @@ func (c Curve) Next(t time.Duration) (time.Duration, bool) {
 	end := c.Points[len(c.Points)-1].At
 	var begun time.Duration // the whole repetitions
 	if c.Repeat && end > 0 {
-		begun = t / end * end
+		begun = t - t%end
 	}
 	for i, p := range c.Points {
 		if begun+p.At <= t {

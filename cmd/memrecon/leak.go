@@ -32,7 +32,7 @@ type leakCommand struct {
 	Touch   float64   `short:"f" default:"1" placeholder:"RATIO" help:"How much of each block is touched, 0 to 1 (${default})." group:"What"`
 	Spread  bool      `help:"Touch pages all over a block in place of its first ones." group:"What"`
 	KeepHot bool      `help:"Touch everything again each second, so that it stays active." group:"What"`
-	Dir     string    `placeholder:"DIR" help:"Where file has its file, which has no name (the temporary folder), and which tmpfs tmpfs uses (the kernel's own)." group:"What"`
+	Dir     string    `placeholder:"DIR" help:"Where file has its file, which has no name (the temporary folder), and where tmpfs has its (the kernel's own)." group:"What"`
 	Workers int       `default:"1" placeholder:"N" help:"How many threads touch side by side (${default})." group:"What"`
 
 	Every        time.Duration `default:"0s" placeholder:"TIME" help:"How long after a block comes the next (${default})." group:"When"`
