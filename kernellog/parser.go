@@ -6,6 +6,7 @@ package kernellog
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 	"time"
 
@@ -41,7 +42,7 @@ type Parser struct {
 	current     *stream
 	tables      int // streams that are within a table of tasks
 	recent      []*kill
-	byPID       map[int]*kill
+	byPID       map[int][]*kill // the recent ones, the newest last
 }
 
 // stream is the log of one machine.
@@ -75,7 +76,12 @@ type kill struct {
 	victim
 	when   moment
 	host   string
+	line   uint64
 	report *report
+	// own tells that the report is of this very process, not of another that was chosen or of the group's.
+	own bool
+	// group is the cgroup that it was killed with, "" for none.
+	group string
 	// out is nil once it was handed out.
 	out *snapshot.Kill
 }
@@ -83,7 +89,7 @@ type kill struct {
 // NewParser makes a Parser that tells by identify whose a cgroup is (cgroup.Identify) and hands each kill to emit, in the order
 // of the log: when 1,024 younger ones have come, and all at Flush. Until then later lines may add to it.
 func NewParser(identify func(path string) snapshot.Identity, emit func(*snapshot.Kill)) *Parser {
-	return &Parser{identify: identify, emit: emit, streams: map[string]*stream{}, byPID: map[int]*kill{}}
+	return &Parser{identify: identify, emit: emit, streams: map[string]*stream{}, byPID: map[int][]*kill{}}
 }
 
 // Lines is how many lines were read.
@@ -102,9 +108,9 @@ func (p *Parser) Line(line []byte) {
 		r := parseRecord(line)
 		line = nil
 		if i := embedded(r.text); i > 0 && !r.foreign {
-			line, r.text = r.text[i:], bytes.TrimRight(r.text[:i], " ")
-			if !r.kernel && !begins(r.text) && bytes.ContainsAny(r.text, `"={`) {
-				line, r.foreign = nil, true // the words of a program that repeats the kernel's, not a shipper's prefix
+			before := r.text[:i]
+			if r.foreign = !r.kernel && !begins(before) && bytes.ContainsAny(before, `"={`); !r.foreign { // else a program repeats it
+				line, r.text = r.text[i:], bytes.TrimRight(before, " ")
 			}
 		}
 		p.record(&r)
@@ -113,6 +119,9 @@ func (p *Parser) Line(line []byte) {
 
 // mayMatter rejects nearly all lines of a log, and none that is about an OOM kill.
 func (p *Parser) mayMatter(line []byte) bool {
+	if hasByte(line, '{') && bytes.Contains(line, []byte(`"MESSAGE":[`)) { // as numbers, see json.go
+		return true
+	}
 	return bytes.Contains(line, []byte("oom")) || bytes.Contains(line, []byte("Kill")) || bytes.Contains(line, []byte("limit")) ||
 		bytes.Contains(line, []byte("OOM victim")) || p.tables > 0 && bytes.IndexByte(line, ']') >= 0
 }
@@ -252,11 +261,12 @@ func (p *Parser) statement(s *stream, r *record) {
 		return
 	}
 	if sum, ok := parseSummary(text); ok {
-		p.summary(s, sum, r.when)
+		p.summary(s, sum, r)
 		return
 	}
 	if pid, ok := parseReaped(text); ok {
-		if k := p.byPID[pid]; k != nil && k.out != nil && near(k.when, r.when, clocksDiffer) {
+		k := p.newest(pid, func(k *kill) bool { return k.out != nil && sameHost(k.host, r.host) && near(k.when, r.when, clocksDiffer) })
+		if k != nil {
 			k.out.Reaped = true
 		}
 		return
@@ -280,10 +290,10 @@ func (p *Parser) statement(s *stream, r *record) {
 		return
 	}
 	if v, ok := parseVictim(text, killed); ok {
-		p.killed(s, &kill{victim: v, when: r.when, host: r.host})
+		p.killed(s, &kill{victim: v, when: r.when, host: r.host, line: p.lines})
 	} else if v, ok := parseVictim(text, killing); ok {
 		if !isSharing(text) {
-			p.chosen(s, &kill{victim: v, when: r.when, host: r.host})
+			p.chosen(s, &kill{victim: v, when: r.when, host: r.host, line: p.lines})
 		}
 	} else if bytes.HasPrefix(words, []byte(killed)) || bytes.HasPrefix(words, []byte(killing)) {
 		p.unexplained.Damaged++
@@ -301,16 +311,21 @@ func between(text []byte, beginning, end string) ([]byte, bool) {
 }
 
 // summary takes the line "oom-kill:". Where lines come out of order the kill may have come before.
-func (p *Parser) summary(s *stream, sum summaryLine, when moment) {
-	if k := p.byPID[sum.pid]; k != nil && k.out != nil && k.report == nil && near(k.when, when, atOnce) && (s.report == nil || s.report.killed) {
-		k.report = &report{when: when, summaryLine: sum, killed: true}
-		p.describe(k, "")
-		return
+func (p *Parser) summary(s *stream, sum summaryLine, r *record) {
+	if s.report == nil || s.report.killed {
+		k := p.newest(sum.pid, func(k *kill) bool {
+			return k.out != nil && k.report == nil && sameHost(k.host, r.host) && near(k.when, r.when, atOnce)
+		})
+		if k != nil {
+			k.report, k.own = &report{when: r.when, summaryLine: sum, killed: true}, true
+			p.describe(k)
+			return
+		}
 	}
-	rep := p.open(s, when)
+	rep := p.open(s, r.when)
 	if rep.pid != 0 && rep.pid != sum.pid { // the kill of the one before is lost, and the beginning of this one
 		p.close(s)
-		rep = p.open(s, when)
+		rep = p.open(s, r.when)
 	}
 	p.endTable(rep)
 	if sum.constraint == "" {
@@ -370,7 +385,7 @@ func (p *Parser) chosen(s *stream, k *kill) {
 		p.settle(s)
 	}
 	if rep := s.report; rep != nil && !rep.killed && rep.fits(k) {
-		k.report, rep.killed = rep, true
+		k.report, k.own, rep.killed = rep, true, true
 		p.endTable(rep)
 	}
 	s.group = ""
@@ -382,7 +397,7 @@ func (p *Parser) settle(s *stream) {
 	chosen := s.chosen
 	s.chosen = nil
 	for _, k := range chosen {
-		p.add(s, k, "")
+		p.add(s, k)
 	}
 }
 
@@ -397,18 +412,17 @@ func (p *Parser) killed(s *stream, k *kill) {
 				i = j
 			}
 		}
-		k.constraint, k.report = s.chosen[i].constraint, s.chosen[i].report
+		chosen := s.chosen[i]
+		k.constraint, k.report, k.own = chosen.constraint, chosen.report, chosen.own && (chosen.report.pid == 0 || chosen.pid == k.pid)
 		s.chosen = append(s.chosen[:i], s.chosen[i+1:]...)
 	case rep != nil && !rep.killed && rep.fits(k):
-		k.report, rep.killed = rep, true
+		k.report, k.own, rep.killed = rep, true, true
 		p.endTable(rep)
 	case s.group != "" && near(s.last.when, k.when, atOnce) && (k.constraint == "" || k.constraint == s.last.constraint):
-		k.report, k.constraint = s.last.report, s.last.constraint
-		p.add(s, k, s.group)
-		return
+		k.report, k.constraint, k.group = s.last.report, s.last.constraint, s.group
 	}
-	s.group = ""
-	p.add(s, k, "")
+	s.group = k.group
+	p.add(s, k)
 }
 
 // fits tells whether a report may be that of a kill: that nothing in it says otherwise.
@@ -437,12 +451,9 @@ func (p *Parser) groupKill(s *stream, group string, when moment) {
 		s.group = ""
 		return
 	}
-	s.group = group
+	s.group, k.group = group, group
 	if k.out != nil {
-		p.describe(k, group)
-		if k.out.TaskMemcg == "" {
-			p.place(k.out, group)
-		}
+		p.describe(k)
 	}
 }
 
@@ -452,25 +463,39 @@ func within(path, other string) bool {
 }
 
 // add makes a kill of a line, unless there is one already.
-func (p *Parser) add(s *stream, k *kill, group string) {
-	if old := p.byPID[k.pid]; old != nil && old.same(k) {
-		p.merge(old, k, group)
+func (p *Parser) add(s *stream, k *kill) {
+	if old := p.newest(k.pid, k.same); old != nil {
+		p.merge(old, k)
 		s.last = old
 		return
 	}
 	k.out = &snapshot.Kill{VictimPID: k.pid}
-	p.describe(k, group)
+	p.describe(k)
 	s.last = k
 	if len(p.recent) == maxRecent {
 		oldest := p.recent[0]
 		p.handOut(oldest)
-		p.recent = append(p.recent[:0], p.recent[1:]...)
-		if p.byPID[oldest.pid] == oldest {
+		p.recent = slices.Delete(p.recent, 0, 1)
+		if p.byPID[oldest.pid] = slices.DeleteFunc(p.byPID[oldest.pid], func(k *kill) bool { return k == oldest }); len(p.byPID[oldest.pid]) == 0 {
 			delete(p.byPID, oldest.pid)
 		}
 	}
-	p.recent = append(p.recent, k)
-	p.byPID[k.pid] = k
+	at := len(p.recent)
+	for at > 0 && p.recent[at-1].line > k.line { // it was only chosen, and the line that says it was killed is lost
+		at--
+	}
+	p.recent = slices.Insert(p.recent, at, k)
+	p.byPID[k.pid] = append(p.byPID[k.pid], k)
+}
+
+// newest is the newest of the recent kills of a process ID that is the one looked for, nil for none.
+func (p *Parser) newest(pid int, is func(*kill) bool) *kill {
+	for _, k := range slices.Backward(p.byPID[pid]) {
+		if is(k) {
+			return k
+		}
+	}
+	return nil
 }
 
 // same tells whether two lines are about one kill. Process IDs are used again, but not within seconds, and not by a process of
@@ -482,7 +507,7 @@ func (k *kill) same(other *kill) bool {
 	sizes := k.sizes == other.sizes || k.sizes == sizes{} || other.sizes == sizes{}
 	switch apart, ok := k.when.since(other.when); {
 	case !ok:
-		return sizes || k.report != nil && k.report == other.report
+		return sizes || k.report != nil && k.report == other.report || k.group != "" && k.group == other.group
 	case k.when.hasBoot && other.when.hasBoot || !sizes:
 		return apart.Abs() <= atOnce
 	default:
@@ -496,7 +521,7 @@ func sameHost(a, b string) bool {
 }
 
 // merge adds to a kill what a second line about it says.
-func (p *Parser) merge(old, k *kill, group string) {
+func (p *Parser) merge(old, k *kill) {
 	if old.comm == "" {
 		old.comm = k.comm
 	}
@@ -510,7 +535,10 @@ func (p *Parser) merge(old, k *kill, group string) {
 		old.uid = k.uid
 	}
 	if old.report == nil {
-		old.report = k.report
+		old.report, old.own = k.report, k.own
+	}
+	if old.group == "" {
+		old.group = k.group
 	}
 	if old.host == "" {
 		old.host = k.host
@@ -522,13 +550,13 @@ func (p *Parser) merge(old, k *kill, group string) {
 		old.when.wall, old.when.stamp, old.when.local = k.when.wall, k.when.stamp, k.when.local
 	}
 	if old.out != nil {
-		p.describe(old, group)
+		p.describe(old)
 	}
 }
 
 // describe writes what is known of a kill into what is handed out. A process that was killed with its group is in the group's
 // cgroup, or in one below: the log does not say more.
-func (p *Parser) describe(k *kill, group string) {
+func (p *Parser) describe(k *kill) {
 	out := k.out
 	out.VictimComm, out.Host, out.Constraint, out.UID, out.OOMScoreAdj = k.comm, k.host, k.constraint, k.uid, k.adj
 	out.TotalVMKB, out.AnonRSSKB, out.FileRSSKB = k.sizes.total, k.sizes.anon, k.sizes.file
@@ -540,28 +568,25 @@ func (p *Parser) describe(k *kill, group string) {
 			out.Time = p.boot.Add(k.when.boot).UTC()
 		}
 	}
-	if group != "" {
-		out.GroupMemcg = group
-	}
+	out.GroupMemcg = k.group
 	rep := k.report
 	if rep == nil {
+		p.place(out, k.group)
 		return
 	}
 	if rep.constraint != "" {
 		out.Constraint = rep.constraint
 	}
 	out.InvokerComm, out.OOMMemcg = rep.invoker, rep.oomMemcg
-	out.Limited = snapshot.Identity{}
 	if out.OOMMemcg != "" {
 		out.Limited = p.identify(out.OOMMemcg)
 	}
-	switch {
-	case rep.pid == k.pid || rep.pid == 0 && group == "":
+	if k.own && rep.taskMemcg != "" {
 		p.place(out, rep.taskMemcg)
-	case out.TaskMemcg == "":
-		p.place(out, group)
+	} else {
+		p.place(out, k.group)
 	}
-	if out.UID.IsAbsent() && rep.pid == k.pid {
+	if out.UID.IsAbsent() && k.own {
 		out.UID = rep.uid
 	}
 	out.UsageKB, out.LimitKB = rep.limits[limitMemory].usage, rep.limits[limitMemory].max
@@ -571,9 +596,9 @@ func (p *Parser) describe(k *kill, group string) {
 	out.Tasks, out.TaskCount = rep.tasks, rep.count
 }
 
-// place says in which cgroup the victim was.
+// place says in which cgroup the victim was, "" for not known.
 func (p *Parser) place(out *snapshot.Kill, memcg string) {
-	out.TaskMemcg, out.Victim = memcg, snapshot.Identity{}
+	out.TaskMemcg = memcg
 	if memcg != "" {
 		out.Victim = p.identify(memcg)
 	}

@@ -53,15 +53,10 @@ func parseRecord(line []byte) record {
 		r.text = uncolored(r.text)
 	}
 	for range maxPrefixes {
-		if r.foreign || begins(r.text) {
-			break
-		}
-		before := len(r.text)
 		r.text = bytes.TrimLeft(r.text, " \t\x00")
-		switch {
-		case r.kmsg(), r.priority(), r.bracket(), r.date(), r.facility(), r.json(), r.field(), r.tag():
-		case len(r.text) == before:
-			return r
+		if r.foreign || begins(r.text) ||
+			!r.kmsg() && !r.priority() && !r.bracket() && !r.date() && !r.facility() && !r.json() && !r.field() && !r.tag() {
+			break
 		}
 	}
 	return r

@@ -224,8 +224,10 @@ func parseSummary(text []byte) (s summaryLine, ok bool) {
 		switch string(key) {
 		case "constraint":
 			s.constraint = constraint(val)
-		case "global_oom":
-			s.constraint = snapshot.ConstraintGlobal
+		case "global_oom": // no cgroup's limit, whatever the constraint
+			if s.constraint == "" {
+				s.constraint = snapshot.ConstraintGlobal
+			}
 		case "oom_memcg":
 			if whole {
 				s.oomMemcg = path(val)
