@@ -265,7 +265,9 @@ func (p *Parser) statement(s *stream, r *record) {
 		return
 	}
 	if pid, ok := parseReaped(text); ok {
-		k := p.newest(pid, func(k *kill) bool { return k.out != nil && sameHost(k.host, r.host) && near(k.when, r.when, clocksDiffer) })
+		k := p.newest(pid, func(k *kill) bool {
+			return k.out != nil && sameHost(k.host, r.host) && near(k.when, r.when, clocksDiffer)
+		})
 		if k != nil {
 			k.out.Reaped = true
 		}
