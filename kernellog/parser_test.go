@@ -11,6 +11,7 @@ import (
 	"reflect"
 	"regexp"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -157,8 +158,11 @@ func prefixes() map[string]func(text string, after time.Duration) string {
 				wall(after).UnixMicro(), quote(text))
 		},
 		"journalctl -o json, bytes": func(text string, after time.Duration) string {
-			numbers := strings.ReplaceAll(strings.Trim(fmt.Sprint([]byte(text)), "[]"), " ", ",")
-			return fmt.Sprintf(`{"_TRANSPORT":"kernel","__REALTIME_TIMESTAMP":"%d","MESSAGE":[%s]}`, wall(after).UnixMicro(), numbers)
+			var numbers []string
+			for _, b := range []byte(text) {
+				numbers = append(numbers, strconv.Itoa(int(b)))
+			}
+			return fmt.Sprintf(`{"_TRANSPORT":"kernel","__REALTIME_TIMESTAMP":"%d","MESSAGE":[%s]}`, wall(after).UnixMicro(), strings.Join(numbers, ","))
 		},
 		"docker": func(text string, after time.Duration) string {
 			return fmt.Sprintf(`{"log":%s,"stream":"stdout","time":%q}`, quote(boot(after)+text+"\n"), wall(after).Format(time.RFC3339Nano))
