@@ -241,7 +241,8 @@ func TestPieces(t *testing.T) {
 		if got := parse(t, iotest.OneByteReader(bytes.NewReader(text))); !reflect.DeepEqual(got, want) {
 			t.Errorf("%s byte by byte: got\n%s\nwant\n%s", name, indent(got), indent(want))
 		}
-		mixed := regexp.MustCompile(`(?m)$`).ReplaceAll(bytes.TrimRight(text, "\n"), []byte("\n[   12.345678] eth0: the limit of Killed links and an oom\nMar  4 10:11:12 x app[1]: [ok]"))
+		const noise = "\n[   12.345678] eth0: the limit of Killed links and an oom\nMar  4 10:11:12 x app[1]: [ok]"
+		mixed := regexp.MustCompile(`(?m)$`).ReplaceAll(bytes.TrimRight(text, "\n"), []byte(noise))
 		if got := parse(t, bytes.NewReader(mixed)); !reflect.DeepEqual(got.Kills, want.Kills) {
 			t.Errorf("%s with noise: got\n%s\nwant\n%s", name, indent(got.Kills), indent(want.Kills))
 		}
