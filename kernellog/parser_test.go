@@ -11,6 +11,7 @@ import (
 	"reflect"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -343,5 +344,26 @@ func BenchmarkParser(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		parse(b, bytes.NewReader(text))
+	}
+}
+
+// A log with the newest line first, as journalctl -r gives it, has the same kills in the same cgroups.
+func TestBackwards(t *testing.T) {
+	for _, name := range []string{"v2-6.1-kubepods-limit.log", "v1-6.1-pod-limit.log", "v2-6.8-limit-rfc5424.log"} {
+		text := logs(t)[name]
+		lines := bytes.Split(bytes.TrimSpace(text), []byte("\n"))
+		slices.Reverse(lines)
+		want, got := parse(t, bytes.NewReader(text)).Kills, parse(t, bytes.NewReader(bytes.Join(lines, []byte("\n")))).Kills
+		slices.Reverse(got)
+		if len(got) != len(want) {
+			t.Fatalf("%s: %d kills, not %d", name, len(got), len(want))
+		}
+		for i := range want {
+			g, w := got[i], want[i]
+			if g.VictimPID != w.VictimPID || g.AnonRSSKB != w.AnonRSSKB || g.Constraint != w.Constraint || g.Victim.PodUID != w.Victim.PodUID && g.TaskMemcg != "" ||
+				!g.LimitKB.IsAbsent() && g.LimitKB != w.LimitKB {
+				t.Errorf("%s: got\n%s\nwant\n%s", name, indent(g), indent(w))
+			}
+		}
 	}
 }

@@ -61,7 +61,7 @@ func TestExplainText(t *testing.T) {
 		}},
 		{"v2-5.15-global-kmsg.log", []string{"The node itself was out of memory", "another program repeats one of the kernel's, which are no kills: 1."}},
 		{"numa.log", []string{"The NUMA nodes that its cpuset allows", "The NUMA nodes that its memory policy binds it to"}},
-		{"quotes.log", []string{"30 lines of", "read: no OOM kill.", "without a kill behind them (it found nothing to kill, or the log has lost the line): 1.", "which are no kills: 11."}},
+		{"quotes.log", []string{"31 lines of", "read: no OOM kill.", "without a kill behind them (it found nothing to kill, or the log has lost the line): 1.", "which are no kills: 12."}},
 	} {
 		text := strings.Join(strings.Fields(explained(t, "--kernel-log", kernelLogs+tc.log, "--pods", killedPods)), " ")
 		for _, want := range tc.want {
