@@ -3,7 +3,6 @@ package kernellog
 import (
 	"encoding/json"
 	"strconv"
-	"strings"
 	"time"
 )
 
@@ -87,10 +86,10 @@ func (r *record) members(o object) {
 
 // isProgram tells the objects that programs and Kubernetes write of themselves: log lines with a level, and events.
 func (o object) isProgram() bool {
-	for _, key := range []string{"level", "logger", "caller", "component", "reason", "involvedObject", "source"} {
-		if raw, ok := o[key]; ok && !strings.EqualFold(string(raw), "null") {
+	for _, key := range []string{"level", "logger", "caller", "component", "reason", "involvedObject"} {
+		if o.text(key) != "" || hasByte(o[key], '{') {
 			return true
 		}
 	}
-	return false
+	return hasByte(o["source"], '{') // an event's; a shipper's is a word
 }

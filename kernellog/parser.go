@@ -314,15 +314,13 @@ func between(text []byte, beginning, end string) ([]byte, bool) {
 
 // summary takes the line "oom-kill:". Where lines come out of order the kill may have come before.
 func (p *Parser) summary(s *stream, sum summaryLine, r *record) {
-	if s.report == nil || s.report.killed {
-		k := p.newest(sum.pid, func(k *kill) bool {
-			return k.out != nil && k.report == nil && sameHost(k.host, r.host) && near(k.when, r.when, atOnce)
-		})
-		if k != nil {
-			k.report, k.own = &report{when: r.when, summaryLine: sum, killed: true}, true
-			p.describe(k)
-			return
-		}
+	early := p.newest(sum.pid, func(k *kill) bool {
+		return k.out != nil && k.report == nil && sameHost(k.host, r.host) && near(k.when, r.when, atOnce)
+	})
+	if early != nil {
+		early.report, early.own = &report{when: r.when, summaryLine: sum, killed: true}, true
+		p.describe(early)
+		return
 	}
 	rep := p.open(s, r.when)
 	if rep.pid != 0 && rep.pid != sum.pid { // the kill of the one before is lost, and the beginning of this one

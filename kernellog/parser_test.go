@@ -11,6 +11,8 @@ import (
 	"reflect"
 	"regexp"
 	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -157,8 +159,11 @@ func prefixes() map[string]func(text string, after time.Duration) string {
 				wall(after).UnixMicro(), quote(text))
 		},
 		"journalctl -o json, bytes": func(text string, after time.Duration) string {
-			numbers := strings.ReplaceAll(strings.Trim(fmt.Sprintf("%d", []byte(text)), "[]"), " ", ",")
-			return fmt.Sprintf(`{"_TRANSPORT":"kernel","__REALTIME_TIMESTAMP":"%d","MESSAGE":[%s]}`, wall(after).UnixMicro(), numbers)
+			var numbers []string
+			for _, b := range []byte(text) {
+				numbers = append(numbers, strconv.Itoa(int(b)))
+			}
+			return fmt.Sprintf(`{"_TRANSPORT":"kernel","__REALTIME_TIMESTAMP":"%d","MESSAGE":[%s]}`, wall(after).UnixMicro(), strings.Join(numbers, ","))
 		},
 		"docker": func(text string, after time.Duration) string {
 			return fmt.Sprintf(`{"log":%s,"stream":"stdout","time":%q}`, quote(boot(after)+text+"\n"), wall(after).Format(time.RFC3339Nano))
@@ -237,7 +242,8 @@ func TestPieces(t *testing.T) {
 		if got := parse(t, iotest.OneByteReader(bytes.NewReader(text))); !reflect.DeepEqual(got, want) {
 			t.Errorf("%s byte by byte: got\n%s\nwant\n%s", name, indent(got), indent(want))
 		}
-		mixed := regexp.MustCompile(`(?m)$`).ReplaceAll(bytes.TrimRight(text, "\n"), []byte("\n[   12.345678] eth0: the limit of Killed links and an oom\nMar  4 10:11:12 x app[1]: [ok]"))
+		const noise = "\n[   12.345678] eth0: the limit of Killed links and an oom\nMar  4 10:11:12 x app[1]: [ok]"
+		mixed := regexp.MustCompile(`(?m)$`).ReplaceAll(bytes.TrimRight(text, "\n"), []byte(noise))
 		if got := parse(t, bytes.NewReader(mixed)); !reflect.DeepEqual(got.Kills, want.Kills) {
 			t.Errorf("%s with noise: got\n%s\nwant\n%s", name, indent(got.Kills), indent(want.Kills))
 		}
@@ -338,5 +344,26 @@ func BenchmarkParser(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		parse(b, bytes.NewReader(text))
+	}
+}
+
+// A log with the newest line first, as journalctl -r gives it, has the same kills in the same cgroups.
+func TestBackwards(t *testing.T) {
+	for _, name := range []string{"v2-6.1-kubepods-limit.log", "v1-6.1-pod-limit.log", "v2-6.8-limit-rfc5424.log"} {
+		text := logs(t)[name]
+		lines := bytes.Split(bytes.TrimSpace(text), []byte("\n"))
+		slices.Reverse(lines)
+		want, got := parse(t, bytes.NewReader(text)).Kills, parse(t, bytes.NewReader(bytes.Join(lines, []byte("\n")))).Kills
+		slices.Reverse(got)
+		if len(got) != len(want) {
+			t.Fatalf("%s: %d kills, not %d", name, len(got), len(want))
+		}
+		for i := range want {
+			g, w := got[i], want[i]
+			if g.VictimPID != w.VictimPID || g.AnonRSSKB != w.AnonRSSKB || g.Constraint != w.Constraint || g.Victim.PodUID != w.Victim.PodUID && g.TaskMemcg != "" ||
+				!g.LimitKB.IsAbsent() && g.LimitKB != w.LimitKB {
+				t.Errorf("%s: got\n%s\nwant\n%s", name, indent(g), indent(w))
+			}
+		}
 	}
 }

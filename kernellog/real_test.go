@@ -96,7 +96,8 @@ func overuse(t *testing.T) (path string, pid int) {
 	return path, cmd.Process.Pid
 }
 
-// check tells whether a kill is that of overuse, up to a minute old.
+// check tells whether a kill is that of overuse, up to a minute old. What the process used before it was put into the cgroup is
+// charged to another.
 func check(t *testing.T, k *snapshot.Kill, path string, pid int) {
 	t.Helper()
 	limit, _ := k.LimitKB.Get()
@@ -104,7 +105,7 @@ func check(t *testing.T, k *snapshot.Kill, path string, pid int) {
 	uid, isKnown := k.UID.Get()
 	age := time.Since(k.Time)
 	if k.Constraint != snapshot.ConstraintMemcg || k.OOMMemcg != path || k.TaskMemcg != path || k.VictimPID != pid ||
-		k.VictimComm == "" || k.InvokerComm == "" || limit != limitBytes>>10 || anon < limitBytes>>11 || anon > limitBytes>>10 ||
+		k.VictimComm == "" || k.InvokerComm == "" || limit != limitBytes>>10 || anon < limitBytes>>11 || anon > wantBytes>>10 ||
 		!isKnown || uid != 0 || k.OOMScoreAdj == nil || age < -time.Second || age > time.Minute || len(k.Tasks) == 0 {
 		t.Errorf("%s was killed at its limit %s ago, the log has\n%s", path, age, indent(k))
 	}

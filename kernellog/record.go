@@ -505,6 +505,9 @@ func asTag(word []byte) tagKind {
 		return tagKernel
 	}
 	if open := bytes.IndexByte(name, '['); open > 0 && name[len(name)-1] == ']' && allDigits(name[open+1:len(name)-1]) {
+		if string(name[:open]) == "kernel" {
+			return tagKernel
+		}
 		return tagProcess
 	}
 	return tagWord

@@ -366,7 +366,8 @@ func meaning(k *snapshot.Kill) string {
 		return "The pods used memory faster than the kubelet evicts, which looks every 10 s; the victim need not be who did it. " +
 			"Set requests and limits near the real use."
 	case k.Limited.Class == snapshot.ClassPod && k.Victim.ContainerID != "":
-		return "Limits of a pod count all its containers and its tmpfs volumes. If it needs this much, raise the limit; if not, look for what grows."
+		return "A pod's limit is that of its containers together, with one container the container's own; tmpfs volumes count too. " +
+			"If it needs this much, raise the container's limit; if not, look for what grows."
 	case k.OOMMemcg == k.TaskMemcg || k.Victim.ContainerID != "":
 		return "If it needs this much, raise the limit; if not, look for what grows. Page cache is no reason: the kernel drops it first."
 	}
@@ -388,13 +389,13 @@ func (t *text) read(log *snapshot.KernelLog) {
 		count uint64
 		words string
 	}{
-		{u.Reports, "reports of the OOM killer have no kill behind them: it found nothing to kill, or the log has lost the line"},
-		{u.Damaged, "lines begin like a kill's and break off before they say of what"},
-		{u.Quoted, "lines of other programs repeat one of the kernel's; they are not counted as kills"},
-		{u.Cut, "lines were so long that their ends were not looked at"},
+		{u.Reports, "Reports of the OOM killer without a kill behind them (it found nothing to kill, or the log has lost the line)"},
+		{u.Damaged, "Lines that begin as a kill's and do not say of what"},
+		{u.Quoted, "Lines in which another program repeats one of the kernel's, which are no kills"},
+		{u.Cut, "Lines so long that their ends were not looked at"},
 	} {
 		if left.count > 0 {
-			t.wrapped("  ", "    ", fmt.Sprintf("%d %s.", left.count, left.words))
+			t.wrapped("  ", "    ", fmt.Sprintf("%s: %d.", left.words, left.count))
 		}
 	}
 }
