@@ -1,4 +1,6 @@
-//go:build !race // its own memory would stand in the cells
+//go:build !race
+
+// Not with the race detector: its own memory would stand in the cells.
 
 package leak_test
 
