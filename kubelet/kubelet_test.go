@@ -212,7 +212,7 @@ func TestReadFaults(t *testing.T) {
 			for path, right := range rights {
 				f := newFake(t)
 				if name == "no answer" || name == "slow body" {
-					f.config.Timeout = 300 * time.Millisecond
+					f.config.Timeout = 2 * time.Second
 				}
 				f.answer(path, fault.answer)
 				k, errs := f.open().Read(t.Context())
