@@ -23,15 +23,11 @@ func agent(binary string, n int) error {
 		return err
 	}
 	cmd := exec.Command(binary, "agent", "--web.listen-address="+address, "--report-interval=0", "--metrics.classes=all")
-	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
+	stop, err := begin(cmd, address)
+	if err != nil {
 		return err
 	}
-	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
-	if err := ready("http://" + address + "/readyz"); err != nil {
-		return err
-	}
+	defer stop()
 	start := time.Now()
 	cpuBefore, err := cpu(cmd.Process.Pid)
 	if err != nil {
@@ -58,6 +54,21 @@ func agent(binary string, n int) error {
 	fmt.Printf("  agent with %d cgroups at 1 s: %.1f%% of a CPU, %.1f MB resident (peak %.1f MB)\n", n, 100*share, rss, peak)
 	fmt.Printf("  scrape of %d series: %.1f ms plain, %.1f ms gzip (median of 20)\n", series, plain, zipped)
 	return nil
+}
+
+// begin starts the agent, and waits until it is ready.
+func begin(cmd *exec.Cmd, address string) (stop func(), err error) {
+	cmd.Stderr = os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	stop = func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }
+	if err := ready("http://" + address + "/readyz"); err != nil {
+		stop()
+		return nil, err
+	}
+	return stop, nil
 }
 
 func freeAddress() (string, error) {

@@ -76,15 +76,7 @@ func measure(h cgroup.Hierarchy, n, rounds int, binary string) ([]float64, error
 	if err != nil {
 		return nil, err
 	}
-	interrupted := make(chan os.Signal, 1)
-	signal.Notify(interrupted, os.Interrupt, syscall.SIGTERM)
-	go func() {
-		if _, ok := <-interrupted; ok {
-			t.remove()
-			os.Exit(1)
-		}
-	}()
-	defer func() { signal.Stop(interrupted); close(interrupted); t.remove() }()
+	defer t.removeAtEnd()()
 
 	var processes []*process
 	defer func() {
@@ -169,6 +161,19 @@ func (t *tree) add(dir string) error {
 		return os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+memory"), 0)
 	}
 	return nil
+}
+
+// removeAtEnd returns what removes the tree, and removes it also when the bench is told to end before that.
+func (t *tree) removeAtEnd() func() {
+	interrupted := make(chan os.Signal, 1)
+	signal.Notify(interrupted, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		if _, ok := <-interrupted; ok {
+			t.remove()
+			os.Exit(1)
+		}
+	}()
+	return func() { signal.Stop(interrupted); close(interrupted); t.remove() }
 }
 
 func (t *tree) remove() {

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/memrecon/memrecon/cgroup"
@@ -32,7 +31,7 @@ func agentOnNode(h cgroup.Hierarchy, binary string, pods int) error {
 	}
 	defer kubelet.Close()
 	t := &tree{hierarchy: h, top: filepath.Join(h.Dir, fmt.Sprintf("memrecon-bench-%d", os.Getpid()))}
-	defer t.remove()
+	defer t.removeAtEnd()()
 	kubepods := filepath.Join(t.top, "kubepods")
 	own := filepath.Join(t.top, "agent")
 	dirs := []string{t.top, own, kubepods}
@@ -67,16 +66,12 @@ func agentOnNode(h cgroup.Hierarchy, binary string, pods int) error {
 	// The shell enters the cgroup, so that all of the agent is charged to it.
 	cmd := exec.Command("sh", "-c", `echo $$ > "$0/cgroup.procs" && exec "$@"`, own, binary, "agent", "--web.listen-address="+address, "--report-interval=0",
 		"--node=bench", "--kubelet.url="+kubelet.URL, "--kubelet.insecure-skip-verify", "--kubernetes.url=none", "--kubernetes.serviceaccount="+account)
-	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
+	stop, err := begin(cmd, address)
+	if err != nil {
 		return err
 	}
-	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
-	if err := ready("http://" + address + "/readyz"); err != nil {
-		return err
-	}
-	begin := time.Now()
+	defer stop()
+	start := time.Now()
 	before, err := cpu(cmd.Process.Pid)
 	if err != nil {
 		return err
@@ -109,7 +104,7 @@ func agentOnNode(h cgroup.Hierarchy, binary string, pods int) error {
 		charged[i] = n / (1 << 20)
 	}
 	fmt.Printf("  agent with %d pods (%d cgroups) and their kubelet: charged %.1f MiB, at most %.1f of its limit of %d MiB; %.1f MB resident, %.1f%% of a CPU, %d series\n",
-		pods, len(dirs), charged[0], charged[1], agentLimit>>20, rss, 100*(after-before).Seconds()/time.Since(begin).Seconds(), series)
+		pods, len(dirs), charged[0], charged[1], agentLimit>>20, rss, 100*(after-before).Seconds()/time.Since(start).Seconds(), series)
 	return nil
 }
 

@@ -1,7 +1,6 @@
 package collector_test
 
 import (
-	"errors"
 	"io"
 	"os"
 	"os/exec"
@@ -56,20 +55,7 @@ func TestMain(m *testing.M) {
 // tenant is a process that uses memory in a cgroup of its own, whose path it gives.
 func tenant(t *testing.T) string {
 	t.Helper()
-	name := "memrecon-sheet-" + strconv.Itoa(os.Getpid())
-	dir := filepath.Join(need.MemoryCgroup(t), name)
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		for range 100 { // the process may still be on its way out
-			if err := os.Remove(dir); err == nil || errors.Is(err, os.ErrNotExist) {
-				return
-			}
-			time.Sleep(50 * time.Millisecond)
-		}
-		t.Errorf("%s stays behind", dir)
-	})
+	path, dir := need.Cgroup(t, "sheet")
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -99,7 +85,7 @@ func tenant(t *testing.T) string {
 	if _, err := io.ReadFull(out, ready); err != nil {
 		t.Fatalf("the process said %q, %v", ready, err)
 	}
-	return "/" + name
+	return path
 }
 
 // On a running kernel the sheet closes, and what a process uses stands in the cells where it belongs.

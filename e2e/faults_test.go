@@ -147,13 +147,14 @@ func TestPodsComeAndGo(t *testing.T) {
 		t.Fatal("the agent has no row")
 		return 0
 	}
+	t.Cleanup(func() { kubectl(t, "delete", "pods", "--selector=e2e=short", "--grace-period=0", "--force") }) // also where it ends early
 	before := own()
 	// Longer than it is meant to take where kubectl and the node are slow.
 	begin := time.Now()
 	count := 0
 	for ; time.Since(begin) < time.Minute; count++ {
 		name := fmt.Sprintf("short-%d", count)
-		kubectl(t, "run", name, "--image=localhost/workload", "--image-pull-policy=Never", "--restart=Never")
+		kubectl(t, "run", name, "--image=localhost/workload", "--image-pull-policy=Never", "--restart=Never", "--labels=e2e=short")
 		kubectl(t, "delete", "pod/"+name, "--wait=false", "--grace-period=1")
 		time.Sleep(max(0, time.Until(begin.Add(time.Duration(count+1)*time.Second))))
 	}

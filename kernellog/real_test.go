@@ -44,23 +44,9 @@ func TestMain(m *testing.M) {
 // overuse has a process killed by the limit of a cgroup of its own, and returns the cgroup's path and the process.
 func overuse(t *testing.T) (path string, pid int) {
 	t.Helper()
-	hierarchy := need.MemoryCgroup(t)
-	path = "/memrecon-kernellog-" + strconv.Itoa(os.Getpid())
-	dir := filepath.Join(hierarchy, path)
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		for range 100 { // the process may still be on its way out
-			if err := os.Remove(dir); err == nil || errors.Is(err, os.ErrNotExist) {
-				return
-			}
-			time.Sleep(20 * time.Millisecond)
-		}
-		t.Errorf("%s stays behind", dir)
-	})
+	path, dir := need.Cgroup(t, "kernellog")
 	limits := map[string]string{"memory.max": strconv.Itoa(limitBytes), "memory.swap.max": "0"}
-	if filepath.Base(hierarchy) == "memory" {
+	if filepath.Base(filepath.Dir(dir)) == "memory" {
 		limits = map[string]string{"memory.limit_in_bytes": strconv.Itoa(limitBytes)}
 	}
 	for file, value := range limits {

@@ -234,13 +234,8 @@ func kubernetesFigures() []Figure {
 		{
 			ID: "capacity", Scope: ScopeNode, Publisher: "the Node's status.capacity memory, kubectl describe node",
 			Formula: "MemTotal", Source: "cAdvisor machine/machine.go GetMachineMemoryCapacity", Versions: "all",
-			account: func(*Sheet, int) account { return node(everything) },
-			published: func(s *Sheet, _ int) snapshot.Value {
-				if s.snap.Kubernetes == nil {
-					return snapshot.Value{}
-				}
-				return s.snap.Kubernetes.Node.Capacity
-			},
+			account:   func(*Sheet, int) account { return node(everything) },
+			published: nodeSays(func(n *snapshot.Node) snapshot.Value { return n.Capacity }),
 		},
 		{
 			ID: "reserved", Scope: ScopeNode, Publisher: "the kubelet's configuration",
@@ -281,12 +276,7 @@ func kubernetesFigures() []Figure {
 				}
 				return a
 			},
-			published: func(s *Sheet, _ int) snapshot.Value {
-				if s.snap.Kubernetes == nil {
-					return snapshot.Value{}
-				}
-				return s.snap.Kubernetes.Node.Allocatable
-			},
+			published: nodeSays(func(n *snapshot.Node) snapshot.Value { return n.Allocatable }),
 		},
 		{
 			ID: "requests", Scope: ScopeNode, Publisher: "kubectl describe node, Allocated resources: memory requests",
@@ -366,6 +356,16 @@ func kubernetesFigures() []Figure {
 				return sum
 			},
 		},
+	}
+}
+
+// nodeSays takes a number from the API server's Node.
+func nodeSays(of func(*snapshot.Node) snapshot.Value) func(*Sheet, int) snapshot.Value {
+	return func(s *Sheet, _ int) snapshot.Value {
+		if s.snap.Kubernetes == nil {
+			return snapshot.Value{}
+		}
+		return of(&s.snap.Kubernetes.Node)
 	}
 }
 

@@ -4,12 +4,15 @@
 package need
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // RequireAll is the environment variable that, when not empty, makes every missing need a failure.
@@ -57,6 +60,27 @@ func MemoryCgroup(tb testing.TB) string {
 		Missing(tb, "needs to make cgroups in "+dir+": "+err.Error()+"; in a container, run it privileged")
 	}
 	return dir
+}
+
+// Cgroup makes a cgroup of the test's own, named memrecon-NAME-PID, and removes it at the test's end. It returns its path from the
+// root of the hierarchy and its folder.
+func Cgroup(tb testing.TB, name string) (path, dir string) {
+	tb.Helper()
+	path = "/memrecon-" + name + "-" + strconv.Itoa(os.Getpid())
+	dir = filepath.Join(MemoryCgroup(tb), path)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		for range 100 { // a process may still be on its way out of it
+			if err := os.Remove(dir); err == nil || errors.Is(err, os.ErrNotExist) {
+				return
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+		tb.Errorf("%s stays behind", dir)
+	})
+	return path, dir
 }
 
 // memoryHierarchy is the root of the hierarchy that carries the memory controller and hands it down to new cgroups, "" where
