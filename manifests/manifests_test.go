@@ -281,7 +281,7 @@ func TestDaemonSet(t *testing.T) {
 					t.Errorf("%s: request %s, limit %s: the pod is not Guaranteed", name, &request, &limit)
 				}
 			}
-			// With 500 pods the agent was charged 66 MiB (make bench).
+			// With 500 pods the agent was charged 67 MiB (make bench).
 			if limit := c.Resources.Limits[corev1.ResourceMemory]; limit.Value() < 90<<20 || env(c, "GOMEMLIMIT") != "" {
 				t.Errorf("limit %s, GOMEMLIMIT %q: the agent finds its own share of the limit", &limit, env(c, "GOMEMLIMIT"))
 			}
