@@ -118,19 +118,19 @@ image-archive: ## Write the same image for amd64 and arm64 as archives into dist
 		echo $(DIST)/memrecon-$(IMAGE_TAG)-$$arch.tar; \
 	done
 
-# Kubernetes to test with, as major.minor. Each has a go.mod in e2e/lab/kubernetes that pins it.
-KUBERNETES ?= 1.37
-CGROUP     ?= v2
-LAB         = bin/lab -kubernetes $(KUBERNETES) -cgroup $(CGROUP)
+# The node to test with: its kubelet, 1.37 as the control plane or 1.34, and its cgroups, v2 or v1.
+KUBELET ?= 1.37
+CGROUP  ?= v2
+LAB      = bin/lab -kubelet $(KUBELET) -cgroup $(CGROUP)
 
 .PHONY: lab
 lab: lab-deps ## Start a one-node Kubernetes, with memrecon's image, and a shell beside it (root).
 	$(LAB) -- bash
 
 .PHONY: e2e
-e2e: ## Run the tests on real clusters that it starts: Kubernetes 1.37 with cgroup v2, 1.34 with v1 (root).
-	$(MAKE) --no-print-directory e2e-run KUBERNETES=1.37 CGROUP=v2
-	$(MAKE) --no-print-directory e2e-run KUBERNETES=1.34 CGROUP=v1
+e2e: ## Run the tests on real clusters that it starts: Kubernetes 1.37, its node with cgroup v2, then one with a kubelet 1.34 and v1 (root).
+	$(MAKE) --no-print-directory e2e-run KUBELET=1.37 CGROUP=v2
+	$(MAKE) --no-print-directory e2e-run KUBELET=1.34 CGROUP=v1
 
 .PHONY: e2e-run
 e2e-run: lab-deps
@@ -146,4 +146,5 @@ lab-deps: deps
 	go run -C image . -binary $(CURDIR)/bin/memrecon -version $(IMAGE_TAG) -out $(CURDIR)/.cache/lab/images/memrecon.tar agent
 	CGO_ENABLED=0 go build -C e2e -trimpath -ldflags "-s -w" -o ../bin/ ./lab/workload
 	go run -C image . -name localhost/workload -binary $(CURDIR)/bin/workload -out $(CURDIR)/.cache/lab/images/workload.tar
-	@tools/kubernetes $(KUBERNETES)
+	@tools/kubernetes kubernetes
+	@[ $(KUBELET) = 1.37 ] || tools/kubernetes kubelet-$(KUBELET)

@@ -154,6 +154,17 @@ func latest(t *testing.T) *report.Document {
 	return decode(t, text)
 }
 
+// whole is a report for which all sources answered. A kubelet with no CPU to spare may once be too late.
+func whole(t *testing.T) *report.Document {
+	t.Helper()
+	var d *report.Document
+	eventually(t, time.Minute, "a whole report", func() string {
+		d = latest(t)
+		return complete(d)
+	})
+	return d
+}
+
 func decode(t *testing.T, text string) *report.Document {
 	t.Helper()
 	var d report.Document

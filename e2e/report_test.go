@@ -20,12 +20,17 @@ import (
 	"github.com/memrecon/memrecon/report"
 )
 
-// What the three commands of an installation lead to: a report in the log, in which each pod and each container has its name.
+// What the three commands of an installation lead to: a report in the log, in which each pod and each container has its name. While
+// all pods start at once, a kubelet may answer too late for the first report, which then says so; a later one has it.
 func TestReportInTheLog(t *testing.T) {
-	log := kubectl(t, "--namespace="+namespace, "logs", "daemonset/memrecon")
-	if !strings.Contains(log, "Every byte of ") || !strings.Contains(log, "What Kubernetes says") {
-		t.Fatalf("there is no report in the log:\n%s", log)
-	}
+	var log string
+	eventually(t, 2*reportInterval, "a whole report in the log", func() string {
+		log = lastReport(kubectl(t, "--namespace="+namespace, "logs", "daemonset/memrecon"))
+		if !strings.Contains(log, "What Kubernetes says") || strings.Contains(log, "could not be read") {
+			return log
+		}
+		return ""
+	})
 	for _, p := range get[struct{ Items []pod }](t, "pods", "--all-namespaces").Items {
 		for _, c := range p.Spec.Containers {
 			if name := p.Metadata.Namespace + "/" + p.Metadata.Name + "/" + c.Name; !strings.Contains(log, name) {
@@ -33,20 +38,31 @@ func TestReportInTheLog(t *testing.T) {
 			}
 		}
 	}
-	if strings.Contains(log, "could not be read") || strings.Contains(log, "does not add up") {
+	if strings.Contains(log, "does not add up") {
 		t.Errorf("something is missing:\n%s", log)
 	}
-	// 46% of its limit of 96Mi, as its own cgroup has it.
-	if !strings.Contains(log, "heap_limit_bytes=46305072") {
+	t.Logf("the report:\n%s", log)
+}
+
+// reportInterval is how often the agent of the base reports.
+const reportInterval = 5 * time.Minute
+
+// lastReport is the newest report in a log, with what was logged since.
+func lastReport(log string) string {
+	return log[max(0, strings.LastIndex(log, "Every byte of ")):]
+}
+
+// The agent's heap gets 46% of its limit of 96Mi, as its own cgroup has it.
+func TestHeapLimit(t *testing.T) {
+	if log := kubectl(t, "--namespace="+namespace, "logs", "daemonset/memrecon"); !strings.Contains(log, "heap_limit_bytes=46305072") {
 		t.Errorf("the agent did not find its own limit:\n%s", log)
 	}
-	t.Logf("the report:\n%s", log)
 }
 
 // The sheet closes, and what the kubelet configured is what the kernel and the API server have, to the byte.
 func TestSheetOfTheNode(t *testing.T) {
 	needCluster(t)
-	d := latest(t)
+	d := whole(t)
 	var sum int64
 	for _, r := range d.Sheet.Rows {
 		sum += r.OwnBytes
@@ -58,9 +74,6 @@ func TestSheetOfTheNode(t *testing.T) {
 	t.Logf("residual: %d bytes, %.2f%%; skew %d bytes", d.Sheet.ResidualBytes, 100*share, d.Sweep.SkewBytes)
 	if share > 0.01 || share < -0.01 {
 		t.Errorf("the residual is %.2f%% of MemTotal", 100*share)
-	}
-	if len(d.Errors) > 0 {
-		t.Errorf("errors: %+v", d.Errors)
 	}
 	checked := 0
 	for _, f := range d.Figures {
@@ -80,7 +93,7 @@ func TestSheetOfTheNode(t *testing.T) {
 // The pods' memory stands in the cells that it is of, in the rows that have their names, with what the API says of them.
 func TestRowsOfThePods(t *testing.T) {
 	needCluster(t)
-	d := latest(t)
+	d := whole(t)
 	const mib = 1 << 20
 	for name, want := range map[string]struct {
 		kind string

@@ -64,7 +64,7 @@ func inside(o options, command []string) (status int, err error) {
 	if err := c.start(ctx); err != nil {
 		return 0, err
 	}
-	fmt.Fprintf(os.Stderr, "lab: Kubernetes %s, cgroup %s: Ready after %.0f s\n", o.kubernetes, o.cgroup, time.Since(begin).Seconds())
+	fmt.Fprintf(os.Stderr, "lab: Kubernetes %s, kubelet %s, cgroup %s: Ready after %.0f s\n", kubernetesVersion, o.kubelet, o.cgroup, time.Since(begin).Seconds())
 
 	listener, err := c.listen()
 	if err != nil {
@@ -126,20 +126,26 @@ func (c *cluster) socket() string      { return filepath.Join(c.dir, "socket") }
 func (c *cluster) logDir() string      { return filepath.Join(c.dir, "logs") }
 func (c *cluster) adminConfig() string { return filepath.Join(c.dir, "pki", "admin.kubeconfig") }
 func (c *cluster) kubernetesDir() string {
-	return filepath.Join(c.cache, "lab", "kubernetes-"+c.kubernetes)
+	return filepath.Join(c.cache, "lab", "kubernetes-"+kubernetesVersion)
+}
+
+// kubeletProgram is the node's kubelet.
+func (c *cluster) kubeletProgram() string {
+	return filepath.Join(c.cache, "lab", "kubernetes-"+c.kubelet, "kubelet")
 }
 
 // checkPrograms looks for what the lab is put together from.
 func (c *cluster) checkPrograms() error {
 	for _, file := range []string{
-		filepath.Join(c.kubernetesDir(), "kubelet"),
+		filepath.Join(c.kubernetesDir(), "kube-apiserver"),
+		c.kubeletProgram(),
 		filepath.Join(c.cache, "lab", "images", "workload.tar"),
 		filepath.Join(c.cache, "debian", "usr", "bin", "etcd"),
 		filepath.Join(c.cache, "node", "usr", "bin", "containerd"),
 		filepath.Join(c.cache, "vmlinuz"),
 	} {
 		if _, err := os.Stat(file); err != nil {
-			return fmt.Errorf("%w: make lab KUBERNETES=%s builds and downloads what the lab needs", err, c.kubernetes)
+			return fmt.Errorf("%w: make lab KUBELET=%s builds and downloads what the lab needs", err, c.kubelet)
 		}
 	}
 	return nil
@@ -211,7 +217,7 @@ func (c *cluster) keepLogs() {
 			_ = os.WriteFile(filepath.Join(c.logDir(), name), out, 0o644) // seen below
 		}
 	}
-	target := filepath.Join(c.logs, time.Now().Format("20060102-150405.000-")+c.kubernetes+"-"+c.cgroup)
+	target := filepath.Join(c.logs, time.Now().Format("20060102-150405.000-")+c.kubelet+"-"+c.cgroup)
 	if err := os.CopyFS(target, os.DirFS(c.logDir())); err != nil {
 		fmt.Fprintln(os.Stderr, "lab: logs:", err)
 		return

@@ -1,10 +1,10 @@
 // Command lab starts a Kubernetes cluster of one node from nothing, runs a command against it and ends with its status.
 //
-//	bin/lab -kubernetes 1.37 -cgroup v2 -- kubectl get pods -A
+//	bin/lab -kubelet 1.34 -cgroup v1 -- kubectl get pods -A
 //	bin/lab -- bash
 //
-// The control plane is processes; the node is a QEMU guest with a kernel, containerd and a kubelet of its own, its memory and
-// cgroup version as asked. make lab builds what is needed and begins a shell. It must be root.
+// The control plane is processes; the node is a QEMU guest with a kernel, containerd and a kubelet of its own, its memory, cgroup
+// version and kubelet as asked. make lab builds what is needed and begins a shell. It must be root.
 //
 // The command has kubectl in its PATH, and in its environment KUBECONFIG (an administrator's) and MEMRECON_LAB, by which this
 // same program, in its PATH too, does what kubectl cannot:
@@ -73,9 +73,12 @@ func main() {
 	os.Exit(status)
 }
 
+// kubernetesVersion is the control plane's, as e2e/lab/kubernetes pins it.
+const kubernetesVersion = "1.37"
+
 // options are what a cluster may differ in, and where the lab finds and leaves files.
 type options struct {
-	kubernetes    string // major.minor
+	kubelet       string // its version, as major.minor
 	cgroup        string // v1 or v2
 	memoryMiB     int
 	kubeletConfig string // a file, or ""
@@ -85,7 +88,7 @@ type options struct {
 
 func parseFlags() (options, []string) {
 	var o options
-	flag.StringVar(&o.kubernetes, "kubernetes", "1.37", "the `version` of Kubernetes, one that make lab has built")
+	flag.StringVar(&o.kubelet, "kubelet", kubernetesVersion, "the `version` of the node's kubelet, one that make lab has built")
 	flag.StringVar(&o.cgroup, "cgroup", "v2", "the node's cgroup `version`, v1 or v2")
 	flag.IntVar(&o.memoryMiB, "memory", 2048, "the node's memory in `MiB`")
 	flag.StringVar(&o.kubeletConfig, "kubelet-config", "", "a `file` with a KubeletConfiguration that overrides the lab's")

@@ -75,12 +75,18 @@ func (c *cluster) disk(keys nodeKeys) (string, error) {
 	}{
 		{"", os.DirFS(filepath.Join(c.cache, "node"))},
 		{"", files},
-		{"usr/bin", os.DirFS(c.kubernetesDir())},
 		{"images", os.DirFS(filepath.Join(c.cache, "lab", "images"))},
 	} {
 		if err := os.CopyFS(filepath.Join(root, tree.target), tree.source); err != nil {
 			return "", err
 		}
+	}
+	kubelet, err := os.ReadFile(c.kubeletProgram())
+	if err != nil {
+		return "", err
+	}
+	if err := os.WriteFile(filepath.Join(root, "usr", "bin", "kubelet"), kubelet, 0o755); err != nil {
+		return "", err
 	}
 	for name, content := range keys {
 		if err := os.WriteFile(filepath.Join(root, "etc", "kubernetes", name), content, 0o600); err != nil {
