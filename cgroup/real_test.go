@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math/rand/v2"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -25,21 +27,46 @@ import (
 // The tests of this file, TestReal..., make cgroups and read them. They need nothing but the test binary, a kernel and the
 // right to make cgroups, and run in guests with cgroup v1 and v2 as well.
 
-// TestMain also is the process that a test puts into a cgroup: told to, it touches some memory, says so, and waits for its
-// end.
+// TestMain also is the process that a test puts into a cgroup: told to, it touches so many MiB of memory, says so, and waits for
+// its end.
 func TestMain(m *testing.M) {
-	if os.Getenv("MEMRECON_TEST_TENANT") == "" {
+	use := os.Getenv("MEMRECON_TEST_TENANT")
+	if use == "" {
 		os.Exit(m.Run())
 	}
 	line := make([]byte, 1)
 	_, _ = os.Stdin.Read(line)
-	memory := make([]byte, 8<<20)
+	mib, err := strconv.Atoi(strings.TrimSuffix(use, strains))
+	if err != nil {
+		panic(err)
+	}
+	memory := make([]byte, mib<<20)
 	for i := 0; i < len(memory); i += os.Getpagesize() {
 		memory[i] = 1
+	}
+	if strings.HasSuffix(use, strains) {
+		strain()
+		os.Exit(0)
 	}
 	_, _ = os.Stdout.WriteString("ready\n")
 	_, _ = os.Stdin.Read(line)
 	runtime.KeepAlive(memory)
+}
+
+// strains behind the MiB is a process that then asks, for two seconds, for more memory than its limit leaves, but in pieces so large
+// that the kernel refuses them and kills nobody for them.
+const strains = " MiB and strains"
+
+func strain() {
+	var ends [2]int
+	if err := unix.Pipe(ends[:]); err != nil {
+		panic(err)
+	}
+	for began := time.Now(); time.Since(began) < 2*time.Second; {
+		if _, err := unix.FcntlInt(uintptr(ends[0]), unix.F_SETPIPE_SZ, 128<<20); err == nil { // 1.3 MB for its ring
+			panic("there was room for it")
+		}
+	}
 }
 
 // branch is a folder of cgroups that a test made, as a hierarchy of its own.
@@ -75,6 +102,14 @@ func (b *branch) make(name string) {
 	}
 	if b.Mode == snapshot.V2 {
 		b.write(filepath.Join(name, "cgroup.subtree_control"), "+memory")
+	}
+}
+
+// leaf makes a cgroup that processes can be in: on v2 its children may not have the controller.
+func (b *branch) leaf(name string) {
+	b.Helper()
+	if err := os.Mkdir(b.dir(name), 0o755); err != nil {
+		b.Fatal(err)
 	}
 }
 
@@ -121,34 +156,40 @@ func (b *branch) file(v1, v2 string) string {
 // tenant runs a process in a cgroup until the test ends.
 func (b *branch) tenant(name string) {
 	b.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		b.Fatal(err)
-	}
-	cmd := exec.Command(self)
-	cmd.Env = append(os.Environ(), "MEMRECON_TEST_TENANT=1")
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		b.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		b.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() {
-		_ = stdin.Close()
-		_ = cmd.Wait()
-	})
-	b.write(filepath.Join(name, "cgroup.procs"), fmt.Sprint(cmd.Process.Pid))
+	_, stdin, stdout := b.start(name, "8")
 	if _, err := stdin.Write([]byte("\n")); err != nil {
 		b.Fatal(err)
 	}
 	if line, err := bufio.NewReader(stdout).ReadString('\n'); line != "ready\n" {
 		b.Fatalf("the tenant says %q: %v", line, err)
 	}
+}
+
+// start starts a process in a cgroup, which waits for a line before it uses memory. It ends with the test at the latest.
+func (b *branch) start(name, use string) (cmd *exec.Cmd, stdin io.Writer, stdout io.Reader) {
+	b.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		b.Fatal(err)
+	}
+	cmd = exec.Command(self)
+	cmd.Env = append(os.Environ(), "MEMRECON_TEST_TENANT="+use)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	if stdout, err = cmd.StdoutPipe(); err != nil {
+		b.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		_ = in.Close()
+		_ = cmd.Wait()
+	})
+	b.write(filepath.Join(name, "cgroup.procs"), fmt.Sprint(cmd.Process.Pid))
+	return cmd, in, stdout
 }
 
 // sameAsFiles sweeps and compares every value of every cgroup with its file. What moves meanwhile is compared again.
