@@ -99,7 +99,7 @@ func wrap(first, indent, s string) string {
 
 // headline is what a person should know first: is memory short, and does the sheet close.
 func (t *text) headline(s *reconcile.Sheet) {
-	color, words := verdict(s)
+	color, words := state(s)
 	t.printf("%s\n", t.paint(color, wrap("", "", words)))
 	snap := s.Snapshot()
 	mode := string(snap.Mode)
@@ -133,7 +133,7 @@ const (
 	closeShare  = 0.9
 )
 
-func verdict(s *reconcile.Sheet) (color, words string) {
+func state(s *reconcile.Sheet) (color, words string) {
 	snap := s.Snapshot()
 	if !s.TotalKnown {
 		return yellow, "/proc/meminfo could not be read: what follows are the cgroups alone."
