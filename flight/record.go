@@ -63,31 +63,36 @@ func (r *Record) Highest() (highest Sample, ok bool) {
 // Growth is a rate of change of the usage.
 type Growth struct {
 	BytesPerSecond float64
-	// Over is how far the two samples are apart that it was computed from: less than what was asked for where the record does not
-	// go back so far.
+	// Over is how far the two samples are apart that it was computed from: about what was asked for, less where the record does not go
+	// back so far.
 	Over time.Duration
 }
 
-// Growth is how fast the usage grew in so long a time before the last sample that is not after until (the zero time is the end). It is
+// Growth is how fast the usage grew in about so long a time before the last sample that is not after until (the zero time is the end). It is
 // false where there are no two samples with a usage in it.
 func (r *Record) Growth(until time.Time, window time.Duration) (Growth, bool) {
 	last, ok := r.Last(until)
 	if !ok {
 		return Growth{}, false
 	}
+	off := func(s *Sample) time.Duration { return (last.Time.Sub(s.Time) - window).Abs() }
+	var from Sample // the closest to the window, which rounds do not meet to the millisecond
 	for _, s := range r.Samples {
 		over := last.Time.Sub(s.Time)
-		from, known := s.Usage.Get()
-		if over > window || !known {
+		if _, known := s.Usage.Get(); !known || over <= 0 || over > window+window/20 {
 			continue
 		}
-		if over <= 0 {
-			break
+		if from.Time.IsZero() || off(&s) < off(&from) {
+			from = s
 		}
-		to, _ := last.Usage.Get()
-		return Growth{(float64(to) - float64(from)) / over.Seconds(), over}, true
 	}
-	return Growth{}, false
+	if from.Time.IsZero() {
+		return Growth{}, false
+	}
+	old, _ := from.Usage.Get()
+	now, _ := last.Usage.Get()
+	over := last.Time.Sub(from.Time)
+	return Growth{(float64(now) - float64(old)) / over.Seconds(), over}, true
 }
 
 // SeenByScrape is the least that somebody who reads the usage every so often may have seen at most: the largest sample that a scrape

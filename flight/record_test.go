@@ -29,6 +29,14 @@ func record(usage ...int) *flight.Record {
 	return r
 }
 
+// stretched has 24 ms more between its samples.
+func stretched(r *flight.Record) *flight.Record {
+	for i := range r.Samples {
+		r.Samples[i].Time = r.Samples[i].Time.Add(time.Duration(i) * 24 * time.Millisecond)
+	}
+	return r
+}
+
 func second(n float64) time.Time { return noon.Add(time.Duration(n * float64(time.Second))) }
 
 func TestLastAndHighest(t *testing.T) {
@@ -73,6 +81,7 @@ func TestGrowth(t *testing.T) {
 		{"shorter than asked", record(0, 4), time.Time{}, time.Minute, 4, time.Second, true},
 		{"shrinks", record(8, 4), time.Time{}, time.Minute, -4, time.Second, true},
 		{"over what is not known", record(1, -1, 5, -1), time.Time{}, time.Minute, 2, 2 * time.Second, true},
+		{"rounds of a little more than a second", stretched(record(0, 10, 20, 30)), time.Time{}, 2 * time.Second, 9.765625, 2048 * time.Millisecond, true},
 		{"one sample", record(1), time.Time{}, time.Minute, 0, 0, false},
 		{"none in the window", record(1, 2), time.Time{}, time.Second / 2, 0, 0, false},
 		{"none", record(), time.Time{}, time.Minute, 0, 0, false},

@@ -426,7 +426,7 @@ func TestQuestionsDuringRounds(t *testing.T) {
 	asking.Wait()
 }
 
-// A new round with sheets of 300 and 5,000 cgroups; the sheet is not part of it. To compare with a sweep, see bench.
+// A round of 300 and of 5,000 cgroups. What a sweep takes beside it, see bench.
 func BenchmarkRecord(b *testing.B) {
 	for _, cgroups := range []int{300, 5000} {
 		b.Run(fmt.Sprint(cgroups), func(b *testing.B) {
