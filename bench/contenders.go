@@ -14,6 +14,7 @@ import (
 
 	"github.com/memrecon/memrecon/cgroup"
 	"github.com/memrecon/memrecon/collector"
+	"github.com/memrecon/memrecon/flight"
 	"github.com/memrecon/memrecon/snapshot"
 )
 
@@ -26,6 +27,7 @@ var contenders = []struct {
 	theFloor:   {id: "floor", name: "floor: pread of the same files, nothing parsed", open: openFloor},
 	theSweep:   {id: "sweep", name: "memrecon: sweep", open: openSweep},
 	theRound:   {id: "round", name: "memrecon: sweep, host, snapshot, sheet, publish", open: openRound},
+	theRecord:  {id: "record", name: "memrecon: flight recorder, what a round adds", open: openRecord},
 	theDaemon:  {id: "containerd", name: "containerd/cgroups Stat", slow: true, open: openContainerd},
 	theKubelet: {id: "opencontainers", name: "opencontainers/cgroups (kubelet, cAdvisor)", slow: true, open: openOpencontainers},
 }
@@ -35,6 +37,7 @@ const (
 	theFloor = iota
 	theSweep
 	theRound
+	theRecord
 	theDaemon
 	theKubelet
 )
@@ -88,6 +91,18 @@ func openRound(*tree) (func() error, error) {
 		return nil, err
 	}
 	return func() error { c.Collect(); return nil }, nil
+}
+
+// openRecord is what the flight recorder takes of a round: the sheet is that of one.
+func openRecord(*tree) (func() error, error) {
+	c, err := collector.Open(collector.Config{Procfs: "/proc", Sysfs: "/sys"})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = c.Close() }()
+	sheet := c.Collect().Sheet
+	r := flight.NewRecorder(flight.Options{Cgroups: len(sheet.Rows)})
+	return func() error { r.Record(sheet); return nil }, nil
 }
 
 // openOpencontainers reads the memory controller as the kubelet and cAdvisor do: a manager for each cgroup, which is kept.

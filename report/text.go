@@ -74,7 +74,9 @@ func (t *text) printf(format string, args ...any) { fmt.Fprintf(&t.b, format, ar
 func (t *text) wrapped(first, indent, s string) { t.b.WriteString(wrap(first, indent, s) + "\n") }
 
 // wrap breaks a paragraph into lines, the second and later ones indented.
-func wrap(first, indent, s string) string {
+func wrap(first, indent, s string) string { return wrapAt(width, first, indent, s) }
+
+func wrapAt(columns int, first, indent, s string) string {
 	var b strings.Builder
 	b.WriteString(first)
 	length := utf8.RuneCountInString(first)
@@ -84,7 +86,7 @@ func wrap(first, indent, s string) string {
 		n := utf8.RuneCountInString(word)
 		switch {
 		case start:
-		case length+1+n > width:
+		case length+1+n > columns:
 			b.WriteString("\n" + indent)
 			length = utf8.RuneCountInString(indent)
 		default:
