@@ -3,9 +3,11 @@ package report
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/memrecon/memrecon/flight"
 	"github.com/memrecon/memrecon/snapshot"
 	"github.com/memrecon/memrecon/verdict"
 )
@@ -29,15 +31,15 @@ type Incident struct {
 	Advice   []string `json:"advice"`
 	// Page explains the verdict.
 	Page string `json:"page"`
-	// Flight is the memory of the victim's cgroup before and after, as a text of lines; empty where it was not recorded.
-	Flight string `json:"flight,omitempty"`
+	// Flight is the memory of the victim's cgroup before and after, nil where it was not recorded.
+	Flight *flight.Record `json:"flight,omitempty"`
 }
 
 // pages is where the verdicts are explained.
 const pages = "https://github.com/memrecon/memrecon/blob/main/docs/verdicts/"
 
 // NewIncident puts an incident in words.
-func NewIncident(in *verdict.Incident, flight string) Incident {
+func NewIncident(in *verdict.Incident, flight *flight.Record) Incident {
 	return Incident{
 		Incident: *in, Sentence: Sentence(in), Why: why(in), Advice: advice(in), Page: pages + string(in.Verdict) + ".md", Flight: flight,
 	}
@@ -46,6 +48,9 @@ func NewIncident(in *verdict.Incident, flight string) Incident {
 // IncidentsText writes incidents for a person: a sentence each, why that victim, what to do, and the evidence.
 func IncidentsText(w io.Writer, list []Incident, o Options) error {
 	t := &text{o: o}
+	if len(list) == 0 {
+		t.printf("Nothing is known that died for memory.\n")
+	}
 	for i := range list {
 		t.incident(&list[i])
 	}
@@ -79,8 +84,9 @@ func (t *text) incident(in *Incident) {
 	for _, m := range in.Missing {
 		t.wrapped("  ? ", "    ", missing[m])
 	}
-	if in.Flight != "" {
-		t.printf("\n%s", in.Flight)
+	if in.Flight != nil {
+		t.printf("\n")
+		_ = FlightText(&t.b, in.Flight, ownerName(&in.Victim), in.Time, t.o) // a strings.Builder takes everything
 	}
 	t.printf("\n")
 }
@@ -123,7 +129,7 @@ func Sentence(in *verdict.Incident) string {
 	case verdict.EvictedInnocent:
 		s = "the kubelet evicted the pod, which used no more than it requests: the node was low on memory through others"
 	case verdict.RuntimeCap:
-		s = fmt.Sprintf("the container ended itself%s%s; the kernel killed nobody: its runtime's own cap, or a crash", exitWords(in), used2(usage, amount(in.VictimLimit)))
+		s = fmt.Sprintf("the container ended itself%s%s; the kernel killed nobody: its runtime's own cap, or a crash", exitWords(in), whenUsing(usage, amount(in.VictimLimit)))
 	case verdict.Killed:
 		s = fmt.Sprintf("the container was ended by SIGKILL%s, and not by the kernel's OOM killer, which counted no kill then", exitWords(in))
 		if in.Confidence == verdict.Possible {
@@ -176,7 +182,7 @@ func of(limit string) string {
 	return " of " + limit
 }
 
-func used2(usage, limit string) string {
+func whenUsing(usage, limit string) string {
 	if usage == "" || limit == "" {
 		return ""
 	}
@@ -313,29 +319,16 @@ func advice(in *verdict.Incident) []string {
 	return nil
 }
 
-// since keeps the incidents from a time on, of a pod or a container by its name or ID, "" for all.
-func Since(list []Incident, from time.Time, of string) []Incident {
-	var kept []Incident
-	for i := range list {
-		in := &list[i]
-		if !in.Time.Before(from) && (of == "" || isOf(&in.Victim, of)) {
-			kept = append(kept, *in)
-		}
-	}
-	return kept
+// Matches tells that an incident is not from before a time, and of a pod or a container by its name or ID; "" is any.
+func (in *Incident) Matches(from time.Time, of string) bool {
+	return !in.Time.Before(from) && (of == "" || isOf(&in.Victim, of))
 }
 
 // isOf tells that an owner is meant by a name: a pod's, with its namespace before it or a container's behind it, a pod's UID, a
 // container's name or the beginning of its ID, a unit, or a path.
 func isOf(o *verdict.Owner, name string) bool {
-	names := []string{
+	return slices.Contains([]string{
 		o.Pod, o.Namespace + "/" + o.Pod, o.Namespace + "/" + o.Pod + "/" + o.Container, o.Pod + "/" + o.Container, o.Container,
 		o.Identity.PodUID, o.Identity.Unit, o.Path,
-	}
-	for _, n := range names {
-		if n == name {
-			return true
-		}
-	}
-	return len(name) >= 12 && strings.HasPrefix(o.Identity.ContainerID, name)
+	}, name) || len(name) >= 12 && strings.HasPrefix(o.Identity.ContainerID, name)
 }

@@ -6,7 +6,7 @@ import (
 	"github.com/memrecon/memrecon/snapshot"
 )
 
-func isEvicted(p *snapshot.Pod) bool { return p.Reason == "Evicted" }
+func isEvicted(p *snapshot.Pod) bool      { return p.Reason == "Evicted" }
 func evictedAt(p *snapshot.Pod) time.Time { return time.Time{} }
 func evictionText(p *snapshot.Pod) string { return p.Reason }
 func (j *Judge) byEviction(d *dead, in *Incident) {

@@ -118,8 +118,8 @@ type Effect string
 const (
 	Ended       Effect = "ended"   // the container, or the cgroup, ended
 	ProcessOnly Effect = "process" // a process of it; the others go on
-	GroupEnded  Effect = "group"     // all processes of the cgroup, at once (memory.oom.group)
-	PodEnded    Effect = "pod"       // the pod
+	GroupEnded  Effect = "group"   // all processes of the cgroup, at once (memory.oom.group)
+	PodEnded    Effect = "pod"     // the pod
 )
 
 // Confidence is how sure a verdict is.

@@ -30,7 +30,6 @@ type Judge struct {
 	countedBase uint64
 	counted     uint64
 	owed        time.Time
-	unexplained uint64
 }
 
 // dead is a death, and the evidence for it.
@@ -103,11 +102,15 @@ func (j *Judge) Kill(k *snapshot.Kill, now time.Time) {
 		// Others that are killed within the same second are the same death: a container's processes, or a group's.
 		return len(d.kills) == 0 || at.Sub(d.first).Abs() < 2*time.Second
 	})
+	id := fmt.Sprintf("kill-%d-%d", k.VictimPID, seconds(k, at))
 	if d == nil {
-		d = j.open(Owner{Path: k.TaskMemcg, Identity: k.Victim}, at, fmt.Sprintf("kill-%d-%d", k.VictimPID, seconds(k, at)))
+		d = j.open(Owner{Path: k.TaskMemcg, Identity: k.Victim}, at, id)
 	}
 	if known(d.kills, k) {
 		return
+	}
+	if d.said == nil && len(d.kills) == 0 {
+		d.id = id
 	}
 	d.kills = append(d.kills, *k)
 	d.last = now
@@ -179,9 +182,6 @@ func (j *Judge) Changed() []Incident {
 	j.changed = nil
 	return changed
 }
-
-// Unexplained is how many kills the kernel counted since the first round that nothing tells of.
-func (j *Judge) Unexplained() uint64 { return j.unexplained }
 
 // find is the case that evidence about a victim belongs to.
 func (j *Judge) find(id snapshot.Identity, path string, at time.Time, fits func(*dead) bool) *dead {
@@ -364,7 +364,6 @@ func (j *Judge) countUnexplained(now time.Time) {
 		return
 	}
 	n := j.counted - told
-	j.unexplained += n
 	d := &dead{id: fmt.Sprintf("count-%d", j.owed.Unix()), first: j.owed, last: now, quiet: n, victim: Owner{}}
 	j.cases = append(j.cases, d)
 	j.owed = time.Time{}
