@@ -25,7 +25,7 @@ const (
 )
 
 // numVerdicts is how many verdicts there are.
-const numVerdicts = 15
+const numVerdicts = 16
 
 // metric is one line of the table of metrics: what it is called and means, and how it is got from a result. Every series of
 // /metrics but the Go runtime's and the process' comes from such a line.

@@ -125,9 +125,11 @@ func Sentence(in *verdict.Incident) string {
 	case verdict.OOMKilled:
 		s = fmt.Sprintf("the kernel's OOM killer killed %s; whose limit was hit is not known", victimWords(in))
 	case verdict.Evicted:
-		s = "the kubelet evicted the pod: the node was low on memory"
+		s = "the kubelet evicted the pod: " + low(in)
 	case verdict.EvictedInnocent:
-		s = "the kubelet evicted the pod, which used no more than it requests: the node was low on memory through others"
+		s = "the kubelet evicted the pod, though the node would have been short without it: " + low(in)
+	case verdict.Refused:
+		s = "the kubelet refused to start the pod, as the node was under MemoryPressure"
 	case verdict.RuntimeCap:
 		s = fmt.Sprintf("the container ended itself%s%s; the kernel killed nobody: its runtime's own cap, or a crash", exitWords(in), whenUsing(usage, amount(in.VictimLimit)))
 	case verdict.Killed:
@@ -149,6 +151,27 @@ func Sentence(in *verdict.Incident) string {
 		s += "; all processes of the cgroup were killed with it"
 	}
 	return who + ": " + s + "."
+}
+
+// low says how low the node's memory was, and what the pod used, as the kubelet saw it.
+func low(in *verdict.Incident) string {
+	words := "the node was low on memory"
+	e := in.Eviction
+	if e == nil {
+		return words
+	}
+	if available, threshold := amount(e.Available), amount(e.Threshold); available != "" && threshold != "" {
+		words += fmt.Sprintf(", %s available of the %s that are to be left", available, threshold)
+	}
+	for _, over := range append([]snapshot.OverRequest{e.Pod}, e.Containers...) {
+		if usage := amount(over.Usage); usage != "" {
+			words += fmt.Sprintf("; %s used %s and requests %s", over.Name, usage, amount(over.Request))
+		}
+	}
+	if n, ok := in.VictimCache.Get(); ok && n >= 1<<20 {
+		words += fmt.Sprintf("; of what it used, %s were page cache", Size(int64(n)))
+	}
+	return words
 }
 
 func victimWords(in *verdict.Incident) string {
@@ -301,6 +324,8 @@ func advice(in *verdict.Incident) []string {
 			"Look at who used the node's memory: what stands outside pods is never evicted, and system-reserved should cover it.",
 			"A higher priority and requests at the real use keep it from being among the first.",
 		}
+	case verdict.Refused:
+		return []string{"The pod is made anew elsewhere if it has a controller. The kubelet holds MemoryPressure for 5 minutes: look at who uses the node's memory (memrecon report)."}
 	case verdict.RuntimeCap:
 		return []string{
 			"Look into the container's log for the runtime's own words (heap out of memory, OutOfMemoryError, cannot allocate), and at its cap: -Xmx, --max-old-space-size, GOMEMLIMIT, ulimit.",

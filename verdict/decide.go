@@ -33,10 +33,11 @@ func (j *Judge) decide(d *dead, now time.Time) (Incident, bool) {
 	in := Incident{ID: d.id, Time: d.first, Victim: j.owner(d.victim), Kills: d.killed(), Termination: d.end}
 	if d.before.cgroup.Path != "" {
 		in.VictimUsage, in.VictimLimit = d.before.cgroup.Usage, d.before.cgroup.Max
+		in.VictimCache = activeCache(&d.before.cgroup)
 	}
 	switch {
 	case d.pod != nil:
-		j.byEviction(d, &in)
+		byEviction(d.pod, &in)
 	case d.quiet > 0:
 		in.Verdict, in.Confidence = Unexplained, Certain
 	case len(d.kills) > 0:
@@ -51,7 +52,7 @@ func (j *Judge) decide(d *dead, now time.Time) (Incident, bool) {
 	in.Limited = j.owner(in.Limited)
 	in.Effect = j.effect(d, now)
 	switch in.Verdict {
-	case NodeOOM, KubepodsLimit, QoSLimit, EvictedInnocent, Evicted:
+	case NodeOOM, KubepodsLimit, QoSLimit, EvictedInnocent, Evicted, Refused:
 		in.Users = d.users
 	}
 	in.Evidence = j.evidence(d, &in)
@@ -449,6 +450,16 @@ func workingSet(c *snapshot.Cgroup) (uint64, bool) {
 		inactive, _ = c.Stat.Get("inactive_file")
 	}
 	return usage - min(usage, inactive), ok
+}
+
+// activeCache is the page cache in a cgroup's working set, which could be dropped: files that were read twice.
+func activeCache(c *snapshot.Cgroup) snapshot.Value {
+	for _, key := range []string{"total_active_file", "active_file"} { // v1 has both
+		if n, ok := c.Stat.Get(key); ok {
+			return snapshot.Of(n)
+		}
+	}
+	return snapshot.Value{}
 }
 
 // requested is the sum of a pod's containers' requests; absent where none has one.

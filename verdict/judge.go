@@ -18,8 +18,8 @@ type Judge struct {
 	now    *snapshot.Snapshot // of the last round
 	cases  []*dead
 	hits   []hit
-	gone   map[string]lastSeen // by container ID
-	names  map[string]named    // by pod UID
+	gone   map[snapshot.Identity]lastSeen // containers and pods
+	names  map[string]named               // by pod UID
 	// ended are the containers whose end is known, and when it became so.
 	ended   map[string]time.Time
 	evicted map[string]time.Time // by pod UID
@@ -85,7 +85,7 @@ const (
 // NewJudge is a Judge that has been told nothing. hasLog says whether it will be told the kernel's records.
 func NewJudge(hasLog bool) *Judge {
 	return &Judge{
-		hasLog: hasLog, gone: map[string]lastSeen{}, names: map[string]named{}, ended: map[string]time.Time{}, evicted: map[string]time.Time{},
+		hasLog: hasLog, gone: map[snapshot.Identity]lastSeen{}, names: map[string]named{}, ended: map[string]time.Time{}, evicted: map[string]time.Time{},
 	}
 }
 
@@ -210,7 +210,7 @@ func (d *dead) isOpen(now time.Time) bool { return now.Sub(d.last) < watched }
 
 // seen is a cgroup as the last round, or the one before it went away, had it.
 func (j *Judge) seen(o *Owner) lastSeen {
-	if g, ok := j.gone[o.Identity.ContainerID]; ok && o.Identity.ContainerID != "" {
+	if g, ok := j.gone[who(o.Identity)]; ok && o.Identity != (snapshot.Identity{}) {
 		return g
 	}
 	if j.now == nil {
@@ -218,11 +218,20 @@ func (j *Judge) seen(o *Owner) lastSeen {
 	}
 	for i := range j.now.Cgroups {
 		c := &j.now.Cgroups[i]
-		if c.Path == o.Path || o.Identity.ContainerID != "" && c.Identity == o.Identity {
+		if c.Path == o.Path || isPodOrContainer(c.Identity.Class) && who(c.Identity) == who(o.Identity) {
 			return look(j.now, i)
 		}
 	}
 	return lastSeen{}
+}
+
+// who is an identity without what only the path tells: the kubelet's word has no QoS class and no unit.
+func who(id snapshot.Identity) snapshot.Identity {
+	return snapshot.Identity{Class: id.Class, PodUID: id.PodUID, ContainerID: id.ContainerID}
+}
+
+func isPodOrContainer(class snapshot.Class) bool {
+	return class == snapshot.ClassPod || class == snapshot.ClassContainer
 }
 
 func look(s *snapshot.Snapshot, i int) lastSeen {
@@ -247,8 +256,8 @@ func (j *Judge) noticeGone(s *snapshot.Snapshot) {
 		if there[c.Inode] {
 			continue
 		}
-		if c.Identity.Class == snapshot.ClassContainer {
-			j.gone[c.Identity.ContainerID] = look(j.now, i)
+		if isPodOrContainer(c.Identity.Class) {
+			j.gone[who(c.Identity)] = look(j.now, i)
 		}
 		for _, d := range j.cases {
 			if d.victim.Path == c.Path && d.vanish.IsZero() {
@@ -266,14 +275,17 @@ func (j *Judge) readPods(s *snapshot.Snapshot) {
 	for i := range s.Kubernetes.Pods {
 		pod := &s.Kubernetes.Pods[i]
 		j.names[pod.UID] = named{*pod, s.Time}
-		if isEvicted(pod) && !has(j.evicted, pod.UID) {
+		if _, ok := eviction(pod); ok && !has(j.evicted, pod.UID) {
 			j.evicted[pod.UID] = s.Time
 			if at := evictedAt(pod); at.IsZero() || j.started.Sub(at) < history {
 				j.evict(pod, s.Time)
 			}
 		}
 		for _, c := range pod.Containers {
-			if end := c.Terminated; end.ContainerID != "" && !has(j.ended, end.ContainerID) {
+			for _, end := range []snapshot.Termination{c.Previous, c.Terminated} {
+				if end.ContainerID == "" || has(j.ended, end.ContainerID) {
+					continue
+				}
 				j.ended[end.ContainerID] = s.Time
 				if end.Finished.IsZero() || j.started.Sub(end.Finished) < history {
 					j.end(pod, c.Name, &end, s.Time)
@@ -333,6 +345,8 @@ func (j *Judge) evict(pod *snapshot.Pod, now time.Time) {
 		id: "evicted-" + pod.UID, first: at, last: now, pod: pod, users: j.users(),
 		victim: Owner{Identity: snapshot.Identity{Class: snapshot.ClassPod, PodUID: pod.UID, QoS: pod.QoS}, Namespace: pod.Namespace, Pod: pod.Name},
 	}
+	d.before = j.seen(&d.victim)
+	d.victim.Path = d.before.cgroup.Path
 	j.cases = append(j.cases, d)
 	j.judge(d, now)
 }
@@ -400,7 +414,7 @@ func (j *Judge) forget(now time.Time) {
 		for i := range k.Pods {
 			listed[k.Pods[i].UID] = true
 			for _, c := range k.Pods[i].Containers {
-				listed[c.Terminated.ContainerID] = true
+				listed[c.Terminated.ContainerID], listed[c.Previous.ContainerID] = true, true
 			}
 		}
 	}
