@@ -31,6 +31,8 @@ type node struct {
 	kills uint64
 	last  map[string]verdict.Incident
 	order []string
+	// limits are the cgroups', also of those that are gone.
+	limits map[string]snapshot.Value
 }
 
 var noon = time.Date(2026, 5, 4, 12, 0, 0, 0, time.UTC)
@@ -39,7 +41,7 @@ func at(seconds float64) time.Time { return noon.Add(time.Duration(seconds * flo
 
 // newNode has a pod of two containers, app with 100 MiB of a limit of 128 and side, and a service beside it.
 func newNode(t *testing.T, hasLog bool) *node {
-	n := &node{t: t, judge: verdict.NewJudge(hasLog), last: map[string]verdict.Incident{}}
+	n := &node{t: t, judge: verdict.NewJudge(hasLog), last: map[string]verdict.Incident{}, limits: map[string]snapshot.Value{}}
 	n.snap.Host.Meminfo.MemTotal, n.snap.Host.Meminfo.MemAvailable = snapshot.Of(2048*mib), snapshot.Of(1024*mib)
 	n.snap.Host.PageSize = 4096
 	for _, c := range []struct {
@@ -54,6 +56,7 @@ func newNode(t *testing.T, hasLog bool) *node {
 		if c.max > 0 {
 			limit = snapshot.Of(c.max * mib)
 		}
+		n.limits[c.path] = limit
 		n.snap.Cgroups = append(n.snap.Cgroups, snapshot.Cgroup{
 			Path: c.path, Parent: c.parent, Inode: uint64(len(n.snap.Cgroups) + 1), Identity: cgroup.Identify(c.path), Usage: snapshot.Of(c.usage * mib), Max: limit,
 		})
@@ -97,7 +100,7 @@ func (n *node) moves(seconds float64, path string, oom, kill, group uint64) {
 		Time: at(seconds), Path: path, Inode: 9, Identity: cgroup.Identify(path),
 		LocalBefore: snapshot.OOMEvents{Max: snapshot.Of(3), OOM: snapshot.Of(0), OOMKill: snapshot.Of(0), OOMGroupKill: snapshot.Of(0)},
 		LocalAfter:  snapshot.OOMEvents{Max: snapshot.Of(5), OOM: snapshot.Of(oom), OOMKill: snapshot.Of(kill), OOMGroupKill: snapshot.Of(group)},
-		Max:         n.cgroup(path).Max,
+		Max:         n.limits[path],
 	}
 	n.kills += kill
 	n.judge.Counters(&c)
@@ -122,7 +125,7 @@ func (n *node) record(seconds float64, pid int, path, limited string, change ...
 	}
 	if limited != "" {
 		k.Constraint, k.OOMMemcg, k.Limited = snapshot.ConstraintMemcg, limited, cgroup.Identify(limited)
-		if limit, ok := n.cgroup(limited).Max.Get(); ok {
+		if limit, ok := n.limits[limited].Get(); ok {
 			k.LimitKB, k.UsageKB = snapshot.Of(limit>>10), snapshot.Of(limit>>10)
 		}
 	}
