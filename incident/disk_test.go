@@ -1,6 +1,7 @@
 package incident_test
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -251,37 +253,12 @@ func TestUnwritableIncident(t *testing.T) {
 
 // Killed at any moment, a process leaves incidents that it saved: all of one list, and the last that it said it had saved or a later one.
 func TestKilledWhileWriting(t *testing.T) {
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
 	dir := t.TempDir()
-	unfinished := 0
-	for kill := range 40 {
-		cmd := exec.Command(self)
-		cmd.Env = append(os.Environ(), writeVariable+"="+dir)
-		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-		var said bytes.Buffer
-		cmd.Stdout = &said
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(time.Duration(30+7*kill%60) * time.Millisecond)
-		_ = cmd.Process.Kill() // it ends in no other way
-		if err := cmd.Wait(); err == nil || err.Error() != "signal: killed" {
-			t.Fatalf("it ended with %v", err)
-		}
+	kills, unfinished := 0, 0
+	for ; unfinished < 5 && kills < 200; kills++ {
+		last := killWriter(t, dir, time.Duration(7*kills%60)*time.Millisecond)
 		if _, err := os.Stat(filepath.Join(dir, "incidents.jsonl.new")); err == nil {
 			unfinished++
-		}
-		last := 0
-		for line := range strings.Lines(said.String()) {
-			if _, err := fmt.Sscanf(line, "%d\n", &last); err != nil {
-				break // cut
-			}
-		}
-		if last == 0 {
-			continue // killed before the first
 		}
 		got, err := open(t, dir).Load()
 		if err != nil || len(got) == 0 {
@@ -293,10 +270,43 @@ func TestKilledWhileWriting(t *testing.T) {
 		}
 		same(t, got, many(1+generation%100, fmt.Sprint(generation), 10_000))
 	}
+	t.Logf("killed %d times, %d of them in the middle of writing", kills, unfinished)
 	if unfinished == 0 {
 		t.Error("it was never killed in the middle of writing: this has tested nothing")
 	}
-	t.Logf("killed 40 times, %d of them in the middle of writing", unfinished)
+}
+
+// killWriter has TestMain's process write to a folder, kills it some time after it has saved its first list, and returns the last that it
+// said it had saved.
+func killWriter(t *testing.T, dir string, after time.Duration) (last int) {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self)
+	cmd.Env = append(os.Environ(), writeVariable+"="+dir)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	said, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(said)
+	lines.Scan()
+	killing := time.AfterFunc(after, func() { _ = cmd.Process.Kill() }) // it ends in no other way
+	defer killing.Stop()
+	for ok := true; ok; ok = lines.Scan() {
+		if n, err := strconv.Atoi(lines.Text()); err == nil && n > last {
+			last = n
+		}
+	}
+	if err := cmd.Wait(); err == nil || err.Error() != "signal: killed" {
+		t.Fatalf("it ended with %v", err)
+	}
+	return last
 }
 
 // On a full file system, and on one that is read-only, the error says what to do, and what was saved before is still there.
