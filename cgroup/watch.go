@@ -234,7 +234,7 @@ func (w *Watcher) arm() {
 			w.notify, err = newNotifier()
 		}
 		for _, n := range w.order {
-			if err == nil {
+			if err == nil && (n.wd == none || n.folder == none) {
 				err = w.watch(n)
 			}
 		}

@@ -13,6 +13,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/memrecon/memrecon/collector"
+	"github.com/memrecon/memrecon/incident"
 	"github.com/memrecon/memrecon/snapshot"
 )
 
@@ -20,12 +21,14 @@ import (
 // anew for each scrape and checks each against all others, which takes most of the time of a scrape with thousands of them.
 // What it checks, this package's tests do.
 type gatherer struct {
-	latest  func() *collector.Result
-	now     func() time.Time
-	version string
-	classes []snapshot.Class
-	max     int
-	table   []metric
+	latest func() *collector.Result
+	// incidents may be nil.
+	incidents *incident.Watch
+	now       func() time.Time
+	version   string
+	classes   []snapshot.Class
+	max       int
+	table     []metric
 	// process holds the metrics of the Go runtime and of the process.
 	process *prometheus.Registry
 	// spare keeps the batch of one scrape for the next; a second one at the same time makes its own.
@@ -34,7 +37,7 @@ type gatherer struct {
 
 func newGatherer(c Config) (*gatherer, error) {
 	g := &gatherer{
-		latest: c.Latest, now: time.Now, version: c.Version, classes: c.Classes, max: c.MaxCgroups,
+		latest: c.Latest, incidents: c.Incidents, now: time.Now, version: c.Version, classes: c.Classes, max: c.MaxCgroups,
 		table: table(), process: prometheus.NewRegistry(), spare: make(chan *batch, 1),
 	}
 	slices.SortFunc(g.table, func(a, b metric) int { return strings.Compare(a.name, b.name) })
@@ -125,6 +128,9 @@ func (b *batch) fill(g *gatherer, result *collector.Result) []*dto.MetricFamily 
 	clear(b.known)
 	b.pairs, b.paths, b.out = b.pairs[:0], b.paths[:0], b.out[:0]
 	n := &node{Result: result, snap: result.Sheet.Snapshot(), now: g.now(), version: g.version}
+	if g.incidents != nil {
+		n.incidents = g.incidents.Counts()
+	}
 	b.choose(g, n)
 	for i := range b.cgroups {
 		b.paths = append(b.paths, b.newPair(&b.cgroupLabel, b.cgroups[i].Path))

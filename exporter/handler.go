@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/exporter-toolkit/web"
 
 	"github.com/memrecon/memrecon/collector"
+	"github.com/memrecon/memrecon/incident"
 	"github.com/memrecon/memrecon/report"
 	"github.com/memrecon/memrecon/snapshot"
 )
@@ -21,6 +22,8 @@ import (
 type Config struct {
 	// Latest is the newest result, nil before the first.
 	Latest func() *collector.Result
+	// Incidents is what watches for what dies; nil for nothing.
+	Incidents *incident.Watch
 	// Interval is how often there is to be a new one.
 	Interval time.Duration
 	// Classes are the classes of cgroups that have metrics.
@@ -36,7 +39,7 @@ type Config struct {
 // maxScrapes is how many scrapes are answered at a time; each takes memory in proportion to the cgroups.
 const maxScrapes = 4
 
-// NewHandler answers /metrics, /livez, /readyz, /api/v1/report and, for a browser, /.
+// NewHandler answers /metrics, /livez, /readyz, /api/v1/report, /api/v1/incidents and, for a browser, /.
 func NewHandler(c Config) (http.Handler, error) {
 	g, err := newGatherer(c)
 	if err != nil {
@@ -47,6 +50,7 @@ func NewHandler(c Config) (http.Handler, error) {
 		Links: []web.LandingLinks{
 			{Address: "api/v1/report?format=text", Text: "Report"},
 			{Address: "api/v1/report", Text: "Report as JSON"},
+			{Address: "api/v1/incidents?format=text", Text: "Incidents"},
 			{Address: "metrics", Text: "Metrics"},
 			{Address: "livez", Text: "Liveness"},
 			{Address: "readyz", Text: "Readiness"},
@@ -61,6 +65,9 @@ func NewHandler(c Config) (http.Handler, error) {
 	mux.HandleFunc("GET /livez", p.live)
 	mux.HandleFunc("GET /readyz", p.ready)
 	mux.Handle("GET /api/v1/report", buffered(reports{c.Latest}))
+	if c.Incidents != nil {
+		mux.Handle("GET /api/v1/incidents", buffered(incidents{c.Incidents, c.Latest}))
+	}
 	mux.Handle("GET /{$}", landing)
 	return mux, nil
 }
@@ -123,6 +130,44 @@ func (h reports) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "text":
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		_ = report.Text(w, result.Sheet, report.Options{})
+	default:
+		http.Error(w, fmt.Sprintf("no format %q: json or text", format), http.StatusBadRequest)
+	}
+}
+
+// incidents answers with what died: of=NAME keeps those of a pod or a container, since=1h those of the last hour.
+type incidents struct {
+	watch  *incident.Watch
+	latest func() *collector.Result
+}
+
+func (h incidents) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	var from time.Time
+	if since := r.URL.Query().Get("since"); since != "" {
+		d, err := time.ParseDuration(since)
+		if err != nil {
+			http.Error(w, fmt.Sprintf("since %q is no duration, such as 1h30m", since), http.StatusBadRequest)
+			return
+		}
+		from = time.Now().Add(-d)
+	}
+	d := report.IncidentsDocument{Schema: report.IncidentsSchema, Incidents: []report.Incident{}}
+	if result := h.latest(); result != nil {
+		d.Node = result.Sheet.Snapshot().Node
+	}
+	for _, in := range h.watch.Incidents() {
+		if named := report.NewIncident(&in.Incident, in.Flight); named.Matches(from, r.URL.Query().Get("of")) {
+			d.Incidents = append(d.Incidents, named)
+		}
+	}
+	// What can fail is the client's connection, and then there is nobody to tell.
+	switch format := r.URL.Query().Get("format"); format {
+	case "", "json":
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(d)
+	case "text":
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		_ = report.IncidentsText(w, d.Incidents, report.Options{})
 	default:
 		http.Error(w, fmt.Sprintf("no format %q: json or text", format), http.StatusBadRequest)
 	}

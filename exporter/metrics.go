@@ -1,6 +1,8 @@
 package exporter
 
 import (
+	"cmp"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -9,16 +11,21 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/memrecon/memrecon/collector"
+	"github.com/memrecon/memrecon/incident"
 	"github.com/memrecon/memrecon/reconcile"
 	"github.com/memrecon/memrecon/snapshot"
+	"github.com/memrecon/memrecon/verdict"
 )
 
 // The bounds of what one scrape holds: so many series for the node and memrecon itself, and so many for each exported cgroup,
 // whatever the node is like. The Go runtime's and the process' own metrics come on top.
 const (
-	MaxNodeSeries   = 162
+	MaxNodeSeries   = 182 + incident.MostKeys + numVerdicts
 	MaxCgroupSeries = 42
 )
+
+// numVerdicts is how many verdicts there are.
+const numVerdicts = 16
 
 // metric is one line of the table of metrics: what it is called and means, and how it is got from a result. Every series of
 // /metrics but the Go runtime's and the process' comes from such a line.
@@ -51,6 +58,8 @@ type node struct {
 	version string
 	// classLeftOut and maxLeftOut are how many cgroups are not exported.
 	classLeftOut, maxLeftOut int
+	// incidents counts what died; nil where nobody watches.
+	incidents map[incident.Key]uint64
 }
 
 // cgroup is what the metrics of a cgroup are got from.
@@ -348,6 +357,37 @@ func table() []metric {
 			help: "How many cgroups the latest reading holds.",
 			from: "memrecon",
 			node: func(n *node, out *series) { out.add(float64(n.snap.Sweep.Cgroups)) },
+		},
+		{
+			name: "memrecon_node_incidents_total", kind: counter, most: numVerdicts, labels: []string{"verdict"},
+			help: "What died for memory, or may have, by the verdict; docs/verdicts explains each. Those from before the agent's start are not counted.",
+			from: "memrecon",
+			node: func(n *node, out *series) {
+				if n.incidents == nil {
+					return
+				}
+				sums := map[verdict.Verdict]uint64{}
+				for key, count := range n.incidents {
+					sums[key.Verdict] += count
+				}
+				for _, v := range slices.Sorted(slices.Values(verdict.Verdicts())) {
+					out.add(float64(sums[v]), string(v))
+				}
+			},
+		},
+		{
+			name: "memrecon_incidents_total", kind: counter, most: incident.MostKeys + numVerdicts, labels: []string{"container", "namespace", "pod", "verdict"},
+			help: "The same by whom it happened to. A series begins with its first incident, so rate() does not see that one; memrecon_node_incidents_total begins at 0.",
+			from: "memrecon",
+			node: func(n *node, out *series) {
+				keys := slices.SortedFunc(maps.Keys(n.incidents), func(a, b incident.Key) int {
+					return cmp.Or(strings.Compare(a.Container, b.Container), strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Pod, b.Pod),
+						strings.Compare(string(a.Verdict), string(b.Verdict)))
+				})
+				for _, k := range keys {
+					out.add(float64(n.incidents[k]), k.Container, k.Namespace, k.Pod, string(k.Verdict))
+				}
+			},
 		},
 		{
 			name: "memrecon_omitted_cgroups", kind: gauge, most: 2, labels: []string{"reason"},

@@ -61,17 +61,20 @@ func TestParseSummaryBelowZero(t *testing.T) {
 }
 
 func TestParsePods(t *testing.T) {
-	const end = `{"reason":"Error","exitCode":139,"finishedAt":"2026-11-23T18:00:00Z","containerID":"cri-o://dd"}`
+	const end = `{"reason":"Error","exitCode":139,"signal":11,"message":"out of heap","startedAt":"2026-11-23T17:00:00Z",
+		"finishedAt":"2026-11-23T18:00:00Z","containerID":"cri-o://dd"}`
 	pods, err := parsePods(strings.NewReader(`{"kind":"PodList","metadata":{},"items":[
 		{"metadata":{"name":"etcd-a","namespace":"kube-system","uid":"11111111-1111-1111-1111-111111111111",
 			"annotations":{"kubernetes.io/config.hash":"0123456789abcdef0123456789abcdef","kubernetes.io/config.mirror":"x"}},
 		 "spec":{"priority":2000001000,"containers":[{"name":"etcd","resources":{"requests":{"memory":"100Mi","cpu":"100m"}}}]},
-		 "status":{"phase":"Running","qosClass":"Burstable"}},
+		 "status":{"phase":"Running","qosClass":"Burstable","conditions":[{"type":"DisruptionTarget","status":"False","reason":"once"}]}},
 		{"metadata":{"name":"b","uid":"u"},
 		 "spec":{"priority":-7,"overhead":{"memory":"120Mi"},"resources":{"requests":{"memory":"1Gi"},"limits":{"memory":"2Gi"}},
 			"initContainers":[{"name":"first"},{"name":"mesh","restartPolicy":"Always","resources":{"limits":{"memory":"64Mi"}}}],
 			"containers":[{"name":"app"}],"ephemeralContainers":[{"name":"debug"}]},
-		 "status":{"phase":"Failed","reason":"Evicted","qosClass":"BestEffort",
+		 "status":{"phase":"Failed","reason":"Evicted","message":"The node was low on resource: memory. ","qosClass":"BestEffort",
+			"conditions":[{"type":"Ready","status":"False","reason":"PodFailed"},
+				{"type":"DisruptionTarget","status":"True","reason":"TerminationByKubelet","message":"why","lastTransitionTime":"2026-11-23T18:00:05Z"}],
 			"containerStatuses":[{"name":"app","containerID":"cri-o://aa","restartCount":3,"state":{"running":{}},"lastState":{"terminated":` + end + `}}],
 			"ephemeralContainerStatuses":[{"name":"debug","state":{"waiting":{}}}],
 			"initContainerStatuses":[{"name":"mesh","containerID":"cri-o://bb","state":{"running":{}}},
@@ -79,20 +82,26 @@ func TestParsePods(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	ended := snapshot.Termination{
+		Reason: "Error", ExitCode: 139, Signal: 11, Message: "out of heap", Started: at("2026-11-23T17:00:00Z"),
+		Finished: at("2026-11-23T18:00:00Z"), ContainerID: "dd",
+	}
 	if want := []snapshot.Pod{
 		{
 			Namespace: "kube-system", Name: "etcd-a", UID: "0123456789abcdef0123456789abcdef", QoS: snapshot.Burstable, Priority: 2000001000,
 			Phase: "Running", Containers: []snapshot.Container{{Name: "etcd", Request: snapshot.Of(100 << 20)}},
 		}, {
 			Name: "b", UID: "u", QoS: snapshot.BestEffort, Priority: -7, Phase: "Failed", Reason: "Evicted",
-			Request: snapshot.Of(1 << 30), Limit: snapshot.Of(2 << 30), Overhead: snapshot.Of(120 << 20),
+			Message:    "The node was low on resource: memory. ",
+			Disruption: snapshot.Disruption{Reason: "TerminationByKubelet", Message: "why", Time: at("2026-11-23T18:00:05Z")},
+			Request:    snapshot.Of(1 << 30), Limit: snapshot.Of(2 << 30), Overhead: snapshot.Of(120 << 20),
 			Containers: []snapshot.Container{
-				{Name: "first", Kind: snapshot.InitContainer, ID: "cc", Runtime: "cri-o", Terminated: snapshot.Termination{Reason: "Completed"}},
-				{Name: "mesh", Kind: snapshot.SidecarContainer, ID: "bb", Runtime: "cri-o", Limit: snapshot.Of(64 << 20)},
 				{
-					Name: "app", ID: "aa", Runtime: "cri-o", Restarts: 3,
-					Terminated: snapshot.Termination{Reason: "Error", ExitCode: 139, Finished: at("2026-11-23T18:00:00Z"), ContainerID: "dd"},
+					Name: "first", Kind: snapshot.InitContainer, ID: "cc", Runtime: "cri-o",
+					Terminated: snapshot.Termination{Reason: "Completed"}, Previous: ended,
 				},
+				{Name: "mesh", Kind: snapshot.SidecarContainer, ID: "bb", Runtime: "cri-o", Limit: snapshot.Of(64 << 20)},
+				{Name: "app", ID: "aa", Runtime: "cri-o", Restarts: 3, Terminated: ended},
 				{Name: "debug", Kind: snapshot.EphemeralContainer},
 			},
 		},

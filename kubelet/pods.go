@@ -30,13 +30,23 @@ type podJSON struct {
 		Ephemeral []containerJSON `json:"ephemeralContainers"`
 	} `json:"spec"`
 	Status struct {
-		Phase     string       `json:"phase"`
-		Reason    string       `json:"reason"`
-		QoS       string       `json:"qosClass"`
-		Init      []statusJSON `json:"initContainerStatuses"`
-		Regular   []statusJSON `json:"containerStatuses"`
-		Ephemeral []statusJSON `json:"ephemeralContainerStatuses"`
+		Phase      string             `json:"phase"`
+		Reason     string             `json:"reason"`
+		Message    string             `json:"message"`
+		Conditions []podConditionJSON `json:"conditions"`
+		QoS        string             `json:"qosClass"`
+		Init       []statusJSON       `json:"initContainerStatuses"`
+		Regular    []statusJSON       `json:"containerStatuses"`
+		Ephemeral  []statusJSON       `json:"ephemeralContainerStatuses"`
 	} `json:"status"`
+}
+
+type podConditionJSON struct {
+	Type    string    `json:"type"`
+	Status  string    `json:"status"`
+	Reason  string    `json:"reason"`
+	Message string    `json:"message"`
+	Since   time.Time `json:"lastTransitionTime"`
 }
 
 type memoryJSON struct {
@@ -63,12 +73,17 @@ type statusJSON struct {
 }
 
 type stateJSON struct {
-	Terminated *struct {
-		Reason   string    `json:"reason"`
-		ExitCode int32     `json:"exitCode"`
-		Finished time.Time `json:"finishedAt"`
-		ID       string    `json:"containerID"`
-	} `json:"terminated"`
+	Terminated *terminatedJSON `json:"terminated"`
+}
+
+type terminatedJSON struct {
+	Reason   string    `json:"reason"`
+	ExitCode int32     `json:"exitCode"`
+	Signal   int32     `json:"signal"`
+	Message  string    `json:"message"`
+	Started  time.Time `json:"startedAt"`
+	Finished time.Time `json:"finishedAt"`
+	ID       string    `json:"containerID"`
 }
 
 // parsePods reads /pods, a PodList: {"kind": "PodList", ..., "items": [...]}.
@@ -108,9 +123,14 @@ func (p *podJSON) pod() snapshot.Pod {
 	pod := snapshot.Pod{
 		Namespace: p.Metadata.Namespace, Name: p.Metadata.Name, UID: p.Metadata.UID,
 		QoS: snapshot.QoS(strings.ToLower(p.Status.QoS)), Priority: p.Spec.Priority,
-		Phase: p.Status.Phase, Reason: p.Status.Reason,
+		Phase: p.Status.Phase, Reason: p.Status.Reason, Message: p.Status.Message,
 		Request: snapshot.Value(p.Spec.Resources.Requests.Memory), Limit: snapshot.Value(p.Spec.Resources.Limits.Memory),
 		Overhead: snapshot.Value(p.Spec.Overhead.Memory),
+	}
+	for _, c := range p.Status.Conditions {
+		if c.Type == "DisruptionTarget" && c.Status == "True" {
+			pod.Disruption = snapshot.Disruption{Reason: c.Reason, Message: c.Message, Time: c.Since}
+		}
 	}
 	if hash := p.Metadata.Annotations.ConfigHash; hash != "" {
 		pod.UID = hash
@@ -138,16 +158,23 @@ func containers(out []snapshot.Container, kind snapshot.ContainerKind, specs []c
 			}
 			c.Runtime, c.ID, _ = strings.Cut(status.ID, "://")
 			c.Restarts = status.Restarts
-			end := status.State.Terminated
-			if end == nil {
-				end = status.LastState.Terminated
-			}
-			if end != nil {
-				_, id, _ := strings.Cut(end.ID, "://")
-				c.Terminated = snapshot.Termination{Reason: end.Reason, ExitCode: end.ExitCode, Finished: end.Finished, ContainerID: id}
+			c.Terminated, c.Previous = status.State.Terminated.termination(), status.LastState.Terminated.termination()
+			if status.State.Terminated == nil {
+				c.Terminated, c.Previous = c.Previous, snapshot.Termination{}
 			}
 		}
 		out = append(out, c)
 	}
 	return out
+}
+
+// termination is zero for nil.
+func (t *terminatedJSON) termination() snapshot.Termination {
+	if t == nil {
+		return snapshot.Termination{}
+	}
+	_, id, _ := strings.Cut(t.ID, "://")
+	return snapshot.Termination{
+		Reason: t.Reason, ExitCode: t.ExitCode, Signal: t.Signal, Message: t.Message, Started: t.Started, Finished: t.Finished, ContainerID: id,
+	}
 }

@@ -163,24 +163,50 @@ func TestTerminations(t *testing.T) {
 		}
 		return all
 	}
-	killed := func(s string) snapshot.Termination {
-		return snapshot.Termination{Reason: "OOMKilled", ExitCode: 137, Finished: at(s)}
+	killed := func(from, to string) snapshot.Termination {
+		return snapshot.Termination{Reason: "OOMKilled", ExitCode: 137, Started: at("2026-11-23T" + from + "Z"), Finished: at("2026-11-23T" + to + "Z")}
 	}
-	unknown := snapshot.Termination{Reason: "ContainerStatusUnknown", ExitCode: 137}
+	unknown := snapshot.Termination{
+		Reason: "ContainerStatusUnknown", ExitCode: 137, Message: "The container could not be located when the pod was terminated",
+	}
 	for node, want := range map[string]map[string]snapshot.Termination{
 		"v2-quiet":         {},
-		"v2-oom-container": {"Failed  oom/hog": killed("2026-11-23T17:46:43Z")},
+		"v2-oom-container": {"Failed  oom/hog": killed("17:46:41", "17:46:43")},
 		"v2-evicted-shown-completed": {
-			"Failed  oom/hog":          killed("2026-11-23T17:46:43Z"),
-			"Succeeded  fast-leak/hog": {Reason: "Completed", Finished: at("2026-11-23T17:47:13Z")},
+			"Failed  oom/hog":          killed("17:46:41", "17:46:43"),
+			"Succeeded  fast-leak/hog": {Reason: "Completed", Started: at("2026-11-23T17:46:57Z"), Finished: at("2026-11-23T17:47:13Z")},
 		},
 		"v2-oom-kubepods": {
-			"Failed  fast-leak/hog-a": killed("2026-11-23T17:48:36Z"), "Failed  fast-leak/hog-b": killed("2026-11-23T17:48:36Z"),
+			"Failed  fast-leak/hog-a": killed("17:48:22", "17:48:36"), "Failed  fast-leak/hog-b": killed("17:48:23", "17:48:36"),
 			"Failed Evicted burstable-tmpfs/side": unknown, "Failed Evicted burstable-tmpfs/writer": unknown,
 		},
 	} {
 		if got := ends(node); !reflect.DeepEqual(got, want) {
 			t.Errorf("%s:\n%v, want\n%v", node, got, want)
+		}
+	}
+}
+
+// Evicted pods say why, also the one whose containers look as if they had ended by themselves.
+func TestSavedEvictions(t *testing.T) {
+	for node, name := range map[string]string{"v2-evicted-shown-completed": "fast-leak", "v2-oom-kubepods": "burstable-tmpfs"} {
+		k, _ := FromFiles(filepath.Join(nodes, node))
+		for i := range k.Pods {
+			p := &k.Pods[i]
+			e, isEviction := snapshot.ParseEviction(p.Disruption.Message)
+			if isEviction != (p.Name == name) || isEviction != (p.Disruption.Reason == "TerminationByKubelet") {
+				t.Errorf("%s: %s: %+v", node, p.Name, p.Disruption)
+			}
+			if !isEviction {
+				continue
+			}
+			if e.Threshold != snapshot.Of(200<<20) || len(e.Containers) != len(p.Containers) || p.Disruption.Time.IsZero() ||
+				(p.Message == p.Disruption.Message) != (p.Reason == "Evicted") {
+				t.Errorf("%s: %+v of %+v", node, e, p)
+			}
+			if c := &p.Containers[0]; (p.Reason == "Evicted") != (c.Previous.Reason == "ContainerStatusUnknown") || c.Previous == c.Terminated {
+				t.Errorf("%s: %+v", node, c)
+			}
 		}
 	}
 }

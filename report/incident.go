@@ -3,9 +3,11 @@ package report
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/memrecon/memrecon/flight"
 	"github.com/memrecon/memrecon/snapshot"
 	"github.com/memrecon/memrecon/verdict"
 )
@@ -29,15 +31,15 @@ type Incident struct {
 	Advice   []string `json:"advice"`
 	// Page explains the verdict.
 	Page string `json:"page"`
-	// Flight is the memory of the victim's cgroup before and after, as a text of lines; empty where it was not recorded.
-	Flight string `json:"flight,omitempty"`
+	// Flight is the memory of the victim's cgroup before and after, nil where it was not recorded.
+	Flight *flight.Record `json:"flight,omitempty"`
 }
 
 // pages is where the verdicts are explained.
 const pages = "https://github.com/memrecon/memrecon/blob/main/docs/verdicts/"
 
 // NewIncident puts an incident in words.
-func NewIncident(in *verdict.Incident, flight string) Incident {
+func NewIncident(in *verdict.Incident, flight *flight.Record) Incident {
 	return Incident{
 		Incident: *in, Sentence: Sentence(in), Why: why(in), Advice: advice(in), Page: pages + string(in.Verdict) + ".md", Flight: flight,
 	}
@@ -46,6 +48,9 @@ func NewIncident(in *verdict.Incident, flight string) Incident {
 // IncidentsText writes incidents for a person: a sentence each, why that victim, what to do, and the evidence.
 func IncidentsText(w io.Writer, list []Incident, o Options) error {
 	t := &text{o: o}
+	if len(list) == 0 {
+		t.printf("Nothing is known that died for memory.\n")
+	}
 	for i := range list {
 		t.incident(&list[i])
 	}
@@ -79,8 +84,9 @@ func (t *text) incident(in *Incident) {
 	for _, m := range in.Missing {
 		t.wrapped("  ? ", "    ", missing[m])
 	}
-	if in.Flight != "" {
-		t.printf("\n%s", in.Flight)
+	if in.Flight != nil {
+		t.printf("\n")
+		_ = FlightText(&t.b, in.Flight, ownerName(&in.Victim), in.Time, t.o) // a strings.Builder takes everything
 	}
 	t.printf("\n")
 }
@@ -119,11 +125,13 @@ func Sentence(in *verdict.Incident) string {
 	case verdict.OOMKilled:
 		s = fmt.Sprintf("the kernel's OOM killer killed %s; whose limit was hit is not known", victimWords(in))
 	case verdict.Evicted:
-		s = "the kubelet evicted the pod: the node was low on memory"
+		s = "the kubelet evicted the pod: " + low(in)
 	case verdict.EvictedInnocent:
-		s = "the kubelet evicted the pod, which used no more than it requests: the node was low on memory through others"
+		s = "the kubelet evicted the pod, though the node would have been short without it: " + low(in)
+	case verdict.Refused:
+		s = "the kubelet refused to start the pod, as the node was under MemoryPressure"
 	case verdict.RuntimeCap:
-		s = fmt.Sprintf("the container ended itself%s%s; the kernel killed nobody: its runtime's own cap, or a crash", exitWords(in), used2(usage, amount(in.VictimLimit)))
+		s = fmt.Sprintf("the container ended itself%s%s; the kernel killed nobody: its runtime's own cap, or a crash", exitWords(in), whenUsing(usage, amount(in.VictimLimit)))
 	case verdict.Killed:
 		s = fmt.Sprintf("the container was ended by SIGKILL%s, and not by the kernel's OOM killer, which counted no kill then", exitWords(in))
 		if in.Confidence == verdict.Possible {
@@ -143,6 +151,27 @@ func Sentence(in *verdict.Incident) string {
 		s += "; all processes of the cgroup were killed with it"
 	}
 	return who + ": " + s + "."
+}
+
+// low says how low the node's memory was, and what the pod used, as the kubelet saw it.
+func low(in *verdict.Incident) string {
+	words := "the node was low on memory"
+	e := in.Eviction
+	if e == nil {
+		return words
+	}
+	if available, threshold := amount(e.Available), amount(e.Threshold); available != "" && threshold != "" {
+		words += fmt.Sprintf(", %s available of the %s that are to be left", available, threshold)
+	}
+	for _, over := range append([]snapshot.OverRequest{e.Pod}, e.Containers...) {
+		if usage := amount(over.Usage); usage != "" {
+			words += fmt.Sprintf("; %s used %s and requests %s", over.Name, usage, amount(over.Request))
+		}
+	}
+	if n, ok := in.VictimCache.Get(); ok && n >= 1<<20 {
+		words += fmt.Sprintf("; of what it used, %s were page cache", Size(int64(n)))
+	}
+	return words
 }
 
 func victimWords(in *verdict.Incident) string {
@@ -176,7 +205,7 @@ func of(limit string) string {
 	return " of " + limit
 }
 
-func used2(usage, limit string) string {
+func whenUsing(usage, limit string) string {
 	if usage == "" || limit == "" {
 		return ""
 	}
@@ -295,6 +324,8 @@ func advice(in *verdict.Incident) []string {
 			"Look at who used the node's memory: what stands outside pods is never evicted, and system-reserved should cover it.",
 			"A higher priority and requests at the real use keep it from being among the first.",
 		}
+	case verdict.Refused:
+		return []string{"The pod is made anew elsewhere if it has a controller. The kubelet holds MemoryPressure for 5 minutes: look at who uses the node's memory (memrecon report)."}
 	case verdict.RuntimeCap:
 		return []string{
 			"Look into the container's log for the runtime's own words (heap out of memory, OutOfMemoryError, cannot allocate), and at its cap: -Xmx, --max-old-space-size, GOMEMLIMIT, ulimit.",
@@ -313,29 +344,16 @@ func advice(in *verdict.Incident) []string {
 	return nil
 }
 
-// since keeps the incidents from a time on, of a pod or a container by its name or ID, "" for all.
-func Since(list []Incident, from time.Time, of string) []Incident {
-	var kept []Incident
-	for i := range list {
-		in := &list[i]
-		if !in.Time.Before(from) && (of == "" || isOf(&in.Victim, of)) {
-			kept = append(kept, *in)
-		}
-	}
-	return kept
+// Matches tells that an incident is not from before a time, and of a pod or a container by its name or ID; "" is any.
+func (in *Incident) Matches(from time.Time, of string) bool {
+	return !in.Time.Before(from) && (of == "" || isOf(&in.Victim, of))
 }
 
 // isOf tells that an owner is meant by a name: a pod's, with its namespace before it or a container's behind it, a pod's UID, a
 // container's name or the beginning of its ID, a unit, or a path.
 func isOf(o *verdict.Owner, name string) bool {
-	names := []string{
+	return slices.Contains([]string{
 		o.Pod, o.Namespace + "/" + o.Pod, o.Namespace + "/" + o.Pod + "/" + o.Container, o.Pod + "/" + o.Container, o.Container,
 		o.Identity.PodUID, o.Identity.Unit, o.Path,
-	}
-	for _, n := range names {
-		if n == name {
-			return true
-		}
-	}
-	return len(name) >= 12 && strings.HasPrefix(o.Identity.ContainerID, name)
+	}, name) || len(name) >= 12 && strings.HasPrefix(o.Identity.ContainerID, name)
 }

@@ -92,8 +92,12 @@ type Pod struct {
 	Priority int32 `json:"priority,omitempty"`
 	// Phase is Pending, Running, Succeeded, Failed or Unknown.
 	Phase string `json:"phase,omitempty"`
-	// Reason is why it is in that phase, such as Evicted.
-	Reason string `json:"reason,omitempty"`
+	// Reason is why it is in that phase, such as Evicted, and Message says more: see ParseEviction. An evicted pod may lack both,
+	// where its containers ended as if by themselves.
+	Reason  string `json:"reason,omitempty"`
+	Message string `json:"message,omitempty"`
+	// Disruption is why somebody ended the pod, zero where nobody did.
+	Disruption Disruption `json:"disruption,omitzero"`
 	// Request and Limit are memory in bytes for the pod as a whole (spec.resources; Kubernetes 1.32), absent where only its
 	// containers have them.
 	Request Value `json:"request_bytes,omitzero"`
@@ -118,6 +122,18 @@ type Container struct {
 	Restarts int `json:"restarts,omitempty"`
 	// Terminated is its end where it is not running, else the one before this run; zero where there was none.
 	Terminated Termination `json:"terminated,omitzero"`
+	// Previous is the end before Terminated, of a container that is not running.
+	Previous Termination `json:"previous,omitzero"`
+}
+
+// Disruption is a pod's condition DisruptionTarget where it is True (Kubernetes 1.26).
+type Disruption struct {
+	// Reason is TerminationByKubelet, which evicts and shuts down, PreemptionByScheduler, EvictionByEvictionAPI,
+	// DeletionByTaintManager or DeletionByPodGC.
+	Reason  string `json:"reason,omitempty"`
+	Message string `json:"message,omitempty"`
+	// Time is when it became so: for the kubelet when it wrote the pod's end, after the grace period.
+	Time time.Time `json:"time,omitzero"`
 }
 
 // ContainerKind tells the containers of a pod that do not simply run as long as it does.
@@ -132,10 +148,16 @@ const (
 
 // Termination is how a container ended.
 type Termination struct {
-	// Reason is the runtime's or the kubelet's word: OOMKilled, Error, Completed, ContainerStatusUnknown.
+	// Reason is the runtime's or the kubelet's word: OOMKilled, Error, Completed, StartError, ContainerStatusUnknown.
 	Reason   string `json:"reason,omitempty"`
 	ExitCode int32  `json:"exit_code"`
-	// Finished is zero where the kubelet does not know.
+	// Signal ended it, 0 where the runtime does not say. Most say it by an exit code of 128 and the signal alone.
+	Signal int32 `json:"signal,omitempty"`
+	// Message is the application's last words (terminationMessagePath, or the end of its log), up to 4 KiB; where it could not be
+	// started or was lost, those of the runtime or the kubelet.
+	Message string `json:"message,omitempty"`
+	// Started and Finished are zero where the kubelet does not know.
+	Started  time.Time `json:"started,omitzero"`
 	Finished time.Time `json:"finished,omitzero"`
 	// ContainerID is the ended container's, which is Container.ID until it is started again.
 	ContainerID string `json:"container_id,omitempty"`

@@ -65,11 +65,21 @@ func (r *redactor) kubernetes(k *Kubernetes) *Kubernetes {
 	out.Pods = slices.Clone(k.Pods)
 	for i := range out.Pods {
 		p := &out.Pods[i]
+		r.know(p.Namespace, p.Name)
+		for j := range p.Containers {
+			r.know(p.Containers[j].Name)
+		}
+	}
+	for i := range out.Pods {
+		p := &out.Pods[i]
 		p.Namespace, p.Name, p.UID = r.name(p.Namespace), r.name(p.Name), r.name(p.UID)
+		p.Message, p.Disruption.Message = r.message(p.Message), r.message(p.Disruption.Message)
 		p.Containers = slices.Clone(p.Containers)
 		for j := range p.Containers {
 			c := &p.Containers[j]
-			c.Name, c.ID, c.Terminated.ContainerID = r.name(c.Name), r.name(c.ID), r.name(c.Terminated.ContainerID)
+			c.Name, c.ID = r.name(c.Name), r.name(c.ID)
+			r.termination(&c.Terminated)
+			r.termination(&c.Previous)
 		}
 	}
 	if k.Node.Name != "" {
@@ -99,6 +109,43 @@ type redactor struct {
 	salt []byte
 	// names has the replacements of the node's name and of every element of a cgroup's path.
 	names map[string]string
+}
+
+// know has names replaced in sentences too.
+func (r *redactor) know(names ...string) {
+	for _, name := range names {
+		if _, known := r.names[name]; !known {
+			r.names[name] = r.name(name)
+		}
+	}
+}
+
+// termination keeps of a message what the runtime or the kubelet says; an application's last words are its own, and may be anything.
+func (r *redactor) termination(t *Termination) {
+	t.ContainerID = r.name(t.ContainerID)
+	switch t.Reason {
+	case "StartError", "ContainerCannotRun", "ContainerStatusUnknown":
+		t.Message = r.message(t.Message)
+	default:
+		if t.Message != "" {
+			t.Message = r.word(t.Message)
+		}
+	}
+}
+
+// message is sentence for what Kubernetes says of a pod. In an eviction a name stands behind the word that says whose it is, and
+// nowhere else: a container may be named like one of the other words.
+func (r *redactor) message(text string) string {
+	if _, ok := ParseEviction(text); !ok {
+		return r.sentence(text)
+	}
+	words := strings.Split(text, " ")
+	for i := range words[1:] {
+		if words[i] == "Container" || words[i] == "Pod" {
+			words[i+1] = r.name(words[i+1])
+		}
+	}
+	return strings.Join(words, " ")
 }
 
 // sentence replaces the paths, IDs and names in a text that is otherwise memrecon's or the system's own.

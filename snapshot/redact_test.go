@@ -54,6 +54,8 @@ func named(t *testing.T) (s *snapshot.Snapshot, secrets []string) {
 	} {
 		add(p)
 	}
+	const eviction = "The node was low on resource: memory. Threshold quantity: 200Mi, available: 92616Ki. Pod billing-7d9f was using 3Gi, " +
+		"request is 2Gi, has larger consumption of memory. Container ledgerd was using 2Gi, request is 0, has larger consumption of memory. "
 	stats := snapshot.ContainerStats{Name: "ledgerd"}
 	s.Kubernetes = &snapshot.Kubernetes{
 		Summary: snapshot.Summary{
@@ -62,8 +64,13 @@ func named(t *testing.T) (s *snapshot.Snapshot, secrets []string) {
 		},
 		WorkingSets: []snapshot.WorkingSet{{Namespace: "acme-prod", Pod: "billing-7d9f", Container: "ledgerd", Bytes: 7}},
 		Pods: []snapshot.Pod{{Namespace: "acme-prod", Name: "billing-7d9f", UID: podUID, Phase: "Failed", Reason: "Evicted",
+			Message: eviction,
+			Disruption: snapshot.Disruption{Reason: "TerminationByKubelet", Message: "the team of acme-prod took billing-7d9f off " +
+				"ip-10-20-30-40.acme.internal, said ledgerd."},
 			Containers: []snapshot.Container{{
-				Name: "ledgerd", ID: secrets[0], Runtime: "containerd", Terminated: snapshot.Termination{ContainerID: secrets[0]},
+				Name: "ledgerd", ID: secrets[0], Runtime: "containerd",
+				Terminated: snapshot.Termination{ContainerID: secrets[0], Reason: "StartError", Message: "failed to create /acme/billing: OOM-killed"},
+				Previous:   snapshot.Termination{ContainerID: secrets[0], Reason: "Error", Message: "password hunter2 is wrong"},
 			}}}},
 		Node: snapshot.Node{
 			Name: s.Node, KubeletVersion: "v1.37.2",
@@ -82,7 +89,7 @@ func named(t *testing.T) (s *snapshot.Snapshot, secrets []string) {
 	}
 	secrets = append(secrets, podUnit, "ip-10-20-30-40", "acme", "acmevg", "swaplv", "paging", "billing", "ledger", "bank",
 		"54321", "paradise", "prod", "7d9f", "ledgerd", "AcmeReady", "MalloryTookIt", "ledgerteam", "10.20.30.40", "acmens", "memreconsa",
-		"acmé", "名前", "mallory")
+		"acmé", "名前", "mallory", "hunter2")
 	return s, secrets
 }
 
@@ -153,6 +160,13 @@ func TestRedactKeepsStructure(t *testing.T) {
 		pod.Containers[0].Name != stats.Containers[0].Name || sample.Container != stats.Containers[0].Name || sample.Bytes != 7 ||
 		pod.Namespace != stats.Namespace || pod.Namespace != sample.Namespace || pod.Reason != "Evicted" {
 		t.Errorf("one pod became %+v, %+v and %+v", stats, pod, sample)
+	}
+	evicted, ok := snapshot.ParseEviction(pod.Message)
+	was, _ := snapshot.ParseEviction(s.Kubernetes.Pods[0].Message)
+	if !ok || evicted.Pod.Name != pod.Name || evicted.Containers[0].Name != pod.Containers[0].Name || evicted.Available != was.Available ||
+		evicted.Containers[0].Usage != was.Containers[0].Usage || !strings.HasPrefix(pod.Disruption.Message, "the team of n") ||
+		!strings.HasSuffix(pod.Containers[0].Terminated.Message, ": OOM-killed") {
+		t.Errorf("messages became %q, %q, %q", pod.Message, pod.Disruption.Message, pod.Containers[0].Terminated.Message)
 	}
 	if id := seen[r.Cgroups[containerOf(r, pod.Containers[0].ID)].Path]; !strings.Contains(id, s.Kubernetes.Pods[0].Containers[0].ID) {
 		t.Errorf("the container %s is now in %s", pod.Containers[0].ID, id)

@@ -27,21 +27,23 @@ func (j *Judge) judge(d *dead, now time.Time) {
 	j.changed = append(j.changed, in)
 }
 
-// decide puts an Incident together, and says no while what is missing may come at once.
+// decide puts an Incident together, and says no while what is missing may come at once: the kernel's record of a kill that has been
+// counted, or the count of the limit.
 func (j *Judge) decide(d *dead, now time.Time) (Incident, bool) {
 	in := Incident{ID: d.id, Time: d.first, Victim: j.owner(d.victim), Kills: d.killed(), Termination: d.end}
 	if d.before.cgroup.Path != "" {
 		in.VictimUsage, in.VictimLimit = d.before.cgroup.Usage, d.before.cgroup.Max
+		in.VictimCache = activeCache(&d.before.cgroup)
 	}
 	switch {
 	case d.pod != nil:
-		j.byEviction(d, &in)
+		byEviction(d.pod, &in)
 	case d.quiet > 0:
 		in.Verdict, in.Confidence = Unexplained, Certain
 	case len(d.kills) > 0:
 		j.byRecord(d, &in)
 	case d.counted > 0:
-		if !j.byCounters(d, &in, now) {
+		if j.hasLog && now.Sub(d.first) < settled || !j.byCounters(d, &in, now) {
 			return in, false
 		}
 	default:
@@ -50,7 +52,7 @@ func (j *Judge) decide(d *dead, now time.Time) (Incident, bool) {
 	in.Limited = j.owner(in.Limited)
 	in.Effect = j.effect(d, now)
 	switch in.Verdict {
-	case NodeOOM, KubepodsLimit, QoSLimit, EvictedInnocent, Evicted:
+	case NodeOOM, KubepodsLimit, QoSLimit, EvictedInnocent, Evicted, Refused:
 		in.Users = d.users
 	}
 	in.Evidence = j.evidence(d, &in)
@@ -216,11 +218,13 @@ const (
 	exitStopped = 143
 )
 
-func isKill(end *snapshot.Termination) bool { return end.Reason == oomKilled || end.ExitCode == exitKilled }
+func isKill(end *snapshot.Termination) bool {
+	return end.Reason == oomKilled || end.ExitCode == exitKilled
+}
 
 // byEnd decides by how the container ended alone; no verdict where that has nothing to do with memory.
 func (j *Judge) byEnd(d *dead) (Verdict, Confidence) {
-	_, counts := uint64(0), false
+	counts := false
 	if j.now != nil {
 		_, counts = vmstatKills(j.now)
 	}
@@ -276,7 +280,9 @@ func (s *lastSeen) at(path string) *snapshot.Cgroup {
 // effect is what ended.
 func (j *Judge) effect(d *dead, now time.Time) Effect {
 	isGroup := slices.ContainsFunc(d.kills, func(k snapshot.Kill) bool { return k.GroupMemcg != "" }) ||
-		slices.ContainsFunc(d.moves, func(m snapshot.OOMCounters) bool { return moved(m.LocalBefore.OOMGroupKill, m.LocalAfter.OOMGroupKill) > 0 })
+		slices.ContainsFunc(d.moves, func(m snapshot.OOMCounters) bool {
+			return moved(m.LocalBefore.OOMGroupKill, m.LocalAfter.OOMGroupKill) > 0
+		})
 	soon := func(t time.Time) bool { return !t.IsZero() && t.Sub(d.first) < 10*time.Second }
 	switch {
 	case d.pod != nil:
@@ -444,6 +450,16 @@ func workingSet(c *snapshot.Cgroup) (uint64, bool) {
 		inactive, _ = c.Stat.Get("inactive_file")
 	}
 	return usage - min(usage, inactive), ok
+}
+
+// activeCache is the page cache in a cgroup's working set, which could be dropped: files that were read twice.
+func activeCache(c *snapshot.Cgroup) snapshot.Value {
+	for _, key := range []string{"total_active_file", "active_file"} { // v1 has both
+		if n, ok := c.Stat.Get(key); ok {
+			return snapshot.Of(n)
+		}
+	}
+	return snapshot.Value{}
 }
 
 // requested is the sum of a pod's containers' requests; absent where none has one.

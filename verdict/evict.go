@@ -1,14 +1,68 @@
 package verdict
 
 import (
+	"slices"
 	"time"
 
 	"github.com/memrecon/memrecon/snapshot"
 )
 
-func isEvicted(p *snapshot.Pod) bool { return p.Reason == "Evicted" }
-func evictedAt(p *snapshot.Pod) time.Time { return time.Time{} }
-func evictionText(p *snapshot.Pod) string { return p.Reason }
-func (j *Judge) byEviction(d *dead, in *Incident) {
+// memoryPressure is the Node's condition, memory the resource, in the kubelet's messages.
+const (
+	memoryPressure = "MemoryPressure"
+	memory         = "memory"
+)
+
+// eviction is what the kubelet says of a pod that it ended, or refused, for the node's memory; false for any other pod. A pod whose
+// containers ended as if by themselves shows Completed or Error, and is known by its condition alone.
+func eviction(p *snapshot.Pod) (snapshot.Eviction, bool) {
+	for _, message := range []string{p.Message, p.Disruption.Message} {
+		e, ok := snapshot.ParseEviction(message)
+		if ok && (e.Resource == memory || slices.Contains(e.Conditions, memoryPressure)) {
+			return e, true
+		}
+	}
+	return snapshot.Eviction{}, false
+}
+
+// evictedAt is when a pod's eviction was over; zero where nobody says.
+func evictedAt(p *snapshot.Pod) time.Time {
+	at := p.Disruption.Time
+	for _, c := range p.Containers {
+		if at.IsZero() || c.Terminated.Finished.After(at) {
+			at = c.Terminated.Finished
+		}
+	}
+	return at
+}
+
+// byEviction decides by the kubelet's own words. A pod that is innocent had so little beyond its requests that the node was short
+// without it: the kubelet takes who exceeds requests first, and never what is no pod.
+func byEviction(p *snapshot.Pod, in *Incident) {
+	e, _ := eviction(p)
+	in.Eviction = &e
 	in.Verdict, in.Confidence = Evicted, Certain
+	in.Limited = Owner{Path: "/", Identity: snapshot.Identity{Class: snapshot.ClassRoot}}
+	if len(e.Conditions) > 0 {
+		in.Verdict = Refused
+		return
+	}
+	var excess uint64
+	for _, over := range append([]snapshot.OverRequest{e.Pod}, e.Containers...) {
+		usage, _ := over.Usage.Get()
+		request, _ := over.Request.Get()
+		excess += usage - min(usage, request)
+	}
+	threshold, isKnown := e.Threshold.Get()
+	available, isKnownToo := e.Available.Get()
+	if isKnown && isKnownToo && excess < threshold-min(threshold, available) {
+		in.Verdict, in.Confidence = EvictedInnocent, Likely
+	}
+}
+
+func evictionText(p *snapshot.Pod) string {
+	if _, ok := snapshot.ParseEviction(p.Message); ok {
+		return p.Message
+	}
+	return p.Disruption.Message
 }

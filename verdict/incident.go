@@ -38,6 +38,8 @@ type Incident struct {
 	// VictimUsage is the usage in bytes of the victim's cgroup at its last reading before, VictimLimit its own limit.
 	VictimUsage snapshot.Value `json:"victim_usage_bytes,omitzero"`
 	VictimLimit snapshot.Value `json:"victim_limit_bytes,omitzero"`
+	// VictimCache is the active page cache then: in the victim's working set, though the kernel could have dropped it.
+	VictimCache snapshot.Value `json:"victim_active_file_bytes,omitzero"`
 
 	// Kill is the kernel's record of the largest process, nil where its log has not been read.
 	Kill *snapshot.Kill `json:"kill,omitempty"`
@@ -47,6 +49,8 @@ type Incident struct {
 	Users []User `json:"users,omitempty"`
 	// Termination is the end of the victim's container as the kubelet has it.
 	Termination *snapshot.Termination `json:"termination,omitempty"`
+	// Eviction is what the kubelet said of an eviction.
+	Eviction *snapshot.Eviction `json:"eviction,omitempty"`
 
 	// Evidence is what the verdict rests on, in the order of its times.
 	Evidence []Evidence `json:"evidence"`
@@ -86,10 +90,12 @@ const (
 	// OOMKilled: the kernel's OOM killer did it; for whose limit is not known.
 	OOMKilled Verdict = "oom-killed"
 
-	// Evicted: the kubelet ended the pod to get memory back. EvictedInnocent: likewise, though the pod used no more than it
-	// requested.
+	// Evicted: the kubelet ended the pod to get memory back. EvictedInnocent: likewise, though the node would have been short without
+	// what the pod used beyond its requests.
 	Evicted         Verdict = "evicted"
 	EvictedInnocent Verdict = "evicted-innocent"
+	// Refused: the kubelet did not start the pod, as the node was short.
+	Refused Verdict = "refused"
 
 	// RuntimeCap: the program ended itself near its limit, as runtimes do that have a cap of their own; the kernel killed nobody.
 	RuntimeCap Verdict = "runtime-cap"
@@ -106,8 +112,8 @@ const (
 // Verdicts are all of them.
 func Verdicts() []Verdict {
 	return []Verdict{
-		ContainerLimit, PodLimit, QoSLimit, KubepodsLimit, CgroupLimit, NodeOOM, NUMAOOM, OOMKilled, Evicted, EvictedInnocent, RuntimeCap,
-		Killed, Stopped, NotOOMKilled, Unexplained,
+		ContainerLimit, PodLimit, QoSLimit, KubepodsLimit, CgroupLimit, NodeOOM, NUMAOOM, OOMKilled, Evicted, EvictedInnocent,
+		Refused, RuntimeCap, Killed, Stopped, NotOOMKilled, Unexplained,
 	}
 }
 
@@ -118,8 +124,8 @@ type Effect string
 const (
 	Ended       Effect = "ended"   // the container, or the cgroup, ended
 	ProcessOnly Effect = "process" // a process of it; the others go on
-	GroupEnded  Effect = "group"     // all processes of the cgroup, at once (memory.oom.group)
-	PodEnded    Effect = "pod"       // the pod
+	GroupEnded  Effect = "group"   // all processes of the cgroup, at once (memory.oom.group)
+	PodEnded    Effect = "pod"     // the pod
 )
 
 // Confidence is how sure a verdict is.

@@ -18,8 +18,8 @@ type Judge struct {
 	now    *snapshot.Snapshot // of the last round
 	cases  []*dead
 	hits   []hit
-	gone   map[string]lastSeen // by container ID
-	names  map[string]named    // by pod UID
+	gone   map[snapshot.Identity]lastSeen // containers and pods
+	names  map[string]named               // by pod UID
 	// ended are the containers whose end is known, and when it became so.
 	ended   map[string]time.Time
 	evicted map[string]time.Time // by pod UID
@@ -30,7 +30,6 @@ type Judge struct {
 	countedBase uint64
 	counted     uint64
 	owed        time.Time
-	unexplained uint64
 }
 
 // dead is a death, and the evidence for it.
@@ -86,7 +85,7 @@ const (
 // NewJudge is a Judge that has been told nothing. hasLog says whether it will be told the kernel's records.
 func NewJudge(hasLog bool) *Judge {
 	return &Judge{
-		hasLog: hasLog, gone: map[string]lastSeen{}, names: map[string]named{}, ended: map[string]time.Time{}, evicted: map[string]time.Time{},
+		hasLog: hasLog, gone: map[snapshot.Identity]lastSeen{}, names: map[string]named{}, ended: map[string]time.Time{}, evicted: map[string]time.Time{},
 	}
 }
 
@@ -103,11 +102,15 @@ func (j *Judge) Kill(k *snapshot.Kill, now time.Time) {
 		// Others that are killed within the same second are the same death: a container's processes, or a group's.
 		return len(d.kills) == 0 || at.Sub(d.first).Abs() < 2*time.Second
 	})
+	id := fmt.Sprintf("kill-%d-%d", k.VictimPID, seconds(k, at))
 	if d == nil {
-		d = j.open(Owner{Path: k.TaskMemcg, Identity: k.Victim}, at, fmt.Sprintf("kill-%d-%d", k.VictimPID, seconds(k, at)))
+		d = j.open(Owner{Path: k.TaskMemcg, Identity: k.Victim}, at, id)
 	}
 	if known(d.kills, k) {
 		return
+	}
+	if d.said == nil && len(d.kills) == 0 {
+		d.id = id
 	}
 	d.kills = append(d.kills, *k)
 	d.last = now
@@ -180,9 +183,6 @@ func (j *Judge) Changed() []Incident {
 	return changed
 }
 
-// Unexplained is how many kills the kernel counted since the first round that nothing tells of.
-func (j *Judge) Unexplained() uint64 { return j.unexplained }
-
 // find is the case that evidence about a victim belongs to.
 func (j *Judge) find(id snapshot.Identity, path string, at time.Time, fits func(*dead) bool) *dead {
 	for _, d := range slices.Backward(j.cases) {
@@ -210,7 +210,7 @@ func (d *dead) isOpen(now time.Time) bool { return now.Sub(d.last) < watched }
 
 // seen is a cgroup as the last round, or the one before it went away, had it.
 func (j *Judge) seen(o *Owner) lastSeen {
-	if g, ok := j.gone[o.Identity.ContainerID]; ok && o.Identity.ContainerID != "" {
+	if g, ok := j.gone[who(o.Identity)]; ok && o.Identity != (snapshot.Identity{}) {
 		return g
 	}
 	if j.now == nil {
@@ -218,11 +218,20 @@ func (j *Judge) seen(o *Owner) lastSeen {
 	}
 	for i := range j.now.Cgroups {
 		c := &j.now.Cgroups[i]
-		if c.Path == o.Path || o.Identity.ContainerID != "" && c.Identity == o.Identity {
+		if c.Path == o.Path || isPodOrContainer(c.Identity.Class) && who(c.Identity) == who(o.Identity) {
 			return look(j.now, i)
 		}
 	}
 	return lastSeen{}
+}
+
+// who is an identity without what only the path tells: the kubelet's word has no QoS class and no unit.
+func who(id snapshot.Identity) snapshot.Identity {
+	return snapshot.Identity{Class: id.Class, PodUID: id.PodUID, ContainerID: id.ContainerID}
+}
+
+func isPodOrContainer(class snapshot.Class) bool {
+	return class == snapshot.ClassPod || class == snapshot.ClassContainer
 }
 
 func look(s *snapshot.Snapshot, i int) lastSeen {
@@ -247,8 +256,8 @@ func (j *Judge) noticeGone(s *snapshot.Snapshot) {
 		if there[c.Inode] {
 			continue
 		}
-		if c.Identity.Class == snapshot.ClassContainer {
-			j.gone[c.Identity.ContainerID] = look(j.now, i)
+		if isPodOrContainer(c.Identity.Class) {
+			j.gone[who(c.Identity)] = look(j.now, i)
 		}
 		for _, d := range j.cases {
 			if d.victim.Path == c.Path && d.vanish.IsZero() {
@@ -266,14 +275,17 @@ func (j *Judge) readPods(s *snapshot.Snapshot) {
 	for i := range s.Kubernetes.Pods {
 		pod := &s.Kubernetes.Pods[i]
 		j.names[pod.UID] = named{*pod, s.Time}
-		if isEvicted(pod) && !has(j.evicted, pod.UID) {
+		if _, ok := eviction(pod); ok && !has(j.evicted, pod.UID) {
 			j.evicted[pod.UID] = s.Time
 			if at := evictedAt(pod); at.IsZero() || j.started.Sub(at) < history {
 				j.evict(pod, s.Time)
 			}
 		}
 		for _, c := range pod.Containers {
-			if end := c.Terminated; end.ContainerID != "" && !has(j.ended, end.ContainerID) {
+			for _, end := range []snapshot.Termination{c.Previous, c.Terminated} {
+				if end.ContainerID == "" || has(j.ended, end.ContainerID) {
+					continue
+				}
 				j.ended[end.ContainerID] = s.Time
 				if end.Finished.IsZero() || j.started.Sub(end.Finished) < history {
 					j.end(pod, c.Name, &end, s.Time)
@@ -333,6 +345,8 @@ func (j *Judge) evict(pod *snapshot.Pod, now time.Time) {
 		id: "evicted-" + pod.UID, first: at, last: now, pod: pod, users: j.users(),
 		victim: Owner{Identity: snapshot.Identity{Class: snapshot.ClassPod, PodUID: pod.UID, QoS: pod.QoS}, Namespace: pod.Namespace, Pod: pod.Name},
 	}
+	d.before = j.seen(&d.victim)
+	d.victim.Path = d.before.cgroup.Path
 	j.cases = append(j.cases, d)
 	j.judge(d, now)
 }
@@ -364,7 +378,6 @@ func (j *Judge) countUnexplained(now time.Time) {
 		return
 	}
 	n := j.counted - told
-	j.unexplained += n
 	d := &dead{id: fmt.Sprintf("count-%d", j.owed.Unix()), first: j.owed, last: now, quiet: n, victim: Owner{}}
 	j.cases = append(j.cases, d)
 	j.owed = time.Time{}
@@ -401,7 +414,7 @@ func (j *Judge) forget(now time.Time) {
 		for i := range k.Pods {
 			listed[k.Pods[i].UID] = true
 			for _, c := range k.Pods[i].Containers {
-				listed[c.Terminated.ContainerID] = true
+				listed[c.Terminated.ContainerID], listed[c.Previous.ContainerID] = true, true
 			}
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -20,8 +21,10 @@ import (
 
 	"github.com/memrecon/memrecon/collector"
 	"github.com/memrecon/memrecon/exporter"
+	"github.com/memrecon/memrecon/incident"
 	"github.com/memrecon/memrecon/report"
 	"github.com/memrecon/memrecon/snapshot"
+	"github.com/memrecon/memrecon/verdict"
 )
 
 // The default port is beyond 9100 to 9999, which are all given to other exporters on Prometheus' list.
@@ -29,6 +32,7 @@ type agentCommand struct {
 	hostFlags
 	Interval         time.Duration    `default:"1s" help:"How often the node is read, 100ms or more (${default})."`
 	ReportInterval   time.Duration    `default:"5m" help:"How often a report goes to standard output, 0 for never (${default})."`
+	Kmsg             string           `name:"path.kmsg" default:"/dev/kmsg" placeholder:"FILE" help:"The device of the kernel's log; where it cannot be opened, syslog(2) is tried; empty to do without (${default})."`
 	LogFormat        string           `name:"log.format" default:"text" placeholder:"FORMAT" help:"text: reports on standard output, the log on standard error; json: both on standard output, one object a line (${default})."`
 	LogLevel         slog.Level       `name:"log.level" default:"info" placeholder:"LEVEL" help:"debug, info, warn or error (${default})."`
 	ListenAddresses  []string         `name:"web.listen-address" default:":19110" placeholder:"[HOST]:PORT" help:"Where to serve HTTP; may be given more than once (${default})."`
@@ -109,8 +113,12 @@ func (c *agentCommand) Run(stdout io.Writer, k *kong.Context) error {
 	if err != nil {
 		return err
 	}
+	out := &console{w: stdout, json: c.LogFormat == "json"}
+	watch := incident.Open(incident.Config{
+		Procfs: c.Procfs, Sysfs: c.Sysfs, Kmsg: c.Kmsg, Logger: logger, Tell: func(in incident.Incident) { c.tell(out, logger, &in) },
+	})
 	handler, err := exporter.NewHandler(exporter.Config{
-		Latest: node.Latest, Interval: c.Interval, Classes: exported, MaxCgroups: c.MetricsMaxGroups, Version: buildVersion(), Logger: logger,
+		Latest: node.Latest, Incidents: watch, Interval: c.Interval, Classes: exported, MaxCgroups: c.MetricsMaxGroups, Version: buildVersion(), Logger: logger,
 	})
 	if err != nil {
 		return err
@@ -123,14 +131,19 @@ func (c *agentCommand) Run(stdout io.Writer, k *kong.Context) error {
 		"heap_limit_bytes", heap)
 
 	due, done := make(chan *collector.Result, 1), make(chan struct{})
+	go watch.Run(ctx)
 	go func() {
 		defer close(due)
-		node.Run(ctx, c.Interval, c.schedule(due))
+		reports := c.schedule(due)
+		node.Run(ctx, c.Interval, func(r *collector.Result) {
+			watch.Round(r)
+			reports(r)
+		})
 	}()
 	go func() {
 		defer close(done)
 		for result := range due {
-			if err := c.report(stdout, result); err != nil {
+			if err := out.report(result); err != nil {
 				logger.Error("cannot write the report", "error", err)
 			}
 		}
@@ -167,18 +180,57 @@ func (c *agentCommand) schedule(due chan<- *collector.Result) func(*collector.Re
 	}
 }
 
-// report writes one report, at once, so that it and the lines of the log do not mix.
-func (c *agentCommand) report(w io.Writer, r *collector.Result) error {
+// tell says what died, in a line of the log at once, and what is known of it as a block. What only was told to stop has nothing to do
+// with memory as a rule.
+func (c *agentCommand) tell(out *console, logger *slog.Logger, in *incident.Incident) {
+	words := report.NewIncident(&in.Incident, in.Flight)
+	level := slog.LevelWarn
+	if in.Verdict == verdict.Stopped {
+		level = slog.LevelDebug
+	}
+	logger.Log(context.Background(), level, words.Sentence, "verdict", in.Verdict, "confidence", in.Confidence, "time", in.Time,
+		"namespace", in.Victim.Namespace, "pod", in.Victim.Pod, "container", in.Victim.Container, "cgroup", in.Victim.Path, "page", words.Page)
+	if level < slog.LevelWarn {
+		return
+	}
+	if err := out.incident(&words); err != nil {
+		logger.Error("cannot write the incident", "error", err)
+	}
+}
+
+// console is where reports go: text, or JSON, one object a line.
+type console struct {
+	mu   sync.Mutex
+	w    io.Writer
+	json bool
+}
+
+func (c *console) report(r *collector.Result) error {
+	return c.write(func() any { return report.NewDocument(r.Sheet) }, func(w io.Writer) error {
+		return report.Text(w, r.Sheet, report.Options{Rows: 12})
+	})
+}
+
+func (c *console) incident(in *report.Incident) error {
+	return c.write(func() any { return in }, func(w io.Writer) error {
+		return report.IncidentsText(w, []report.Incident{*in}, report.Options{})
+	})
+}
+
+// write writes one thing at once, so that it and the lines of the log do not mix.
+func (c *console) write(document func() any, text func(io.Writer) error) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	var b bytes.Buffer
 	var err error
-	if c.LogFormat == "json" {
-		err = json.NewEncoder(&b).Encode(report.NewDocument(r.Sheet))
+	if c.json {
+		err = json.NewEncoder(&b).Encode(document())
 	} else {
-		err = report.Text(&b, r.Sheet, report.Options{Rows: 12})
+		err = text(&b)
 	}
 	if err != nil {
 		return err
 	}
-	_, err = w.Write(b.Bytes())
+	_, err = c.w.Write(b.Bytes())
 	return err
 }

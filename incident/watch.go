@@ -1,0 +1,263 @@
+// Package incident watches a node for what dies there for memory: it feeds a verdict.Judge from the kernel's log, from cgroups' counters
+// and from each round, and keeps what the Judge says together with the flight record of the victim. It does not know how a verdict
+// comes about, or how it is shown.
+package incident
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/memrecon/memrecon/cgroup"
+	"github.com/memrecon/memrecon/collector"
+	"github.com/memrecon/memrecon/flight"
+	"github.com/memrecon/memrecon/kernellog"
+	"github.com/memrecon/memrecon/snapshot"
+	"github.com/memrecon/memrecon/verdict"
+)
+
+// Config says what is watched, and who is told.
+type Config struct {
+	// Procfs and Sysfs are the roots of the two file systems, as for the collector.
+	Procfs, Sysfs string
+	// Kmsg is the device of the kernel's log, as a rule /dev/kmsg. Where it can't be opened, syslog(2) is tried. Empty to do without
+	// the log.
+	Kmsg string
+	// Tell is told an Incident when it is new and when its verdict or its effect has become another. It must not keep the caller waiting.
+	Tell func(Incident)
+	// Logger takes what stands in the way.
+	Logger *slog.Logger
+	// Clock tells the time; nil for time.Now.
+	Clock func() time.Time
+}
+
+// Incident is what happened, and the memory of whom it happened to.
+type Incident struct {
+	verdict.Incident
+	// Flight is the record of the victim's cgroup, nil where there is none, and for all but the latest incidents.
+	Flight *flight.Record `json:"flight,omitempty"`
+}
+
+// Key is what incidents are counted by. The names are empty where they are not known, or were too many.
+type Key struct {
+	Verdict                   verdict.Verdict
+	Namespace, Pod, Container string
+}
+
+// Bounds of what is kept.
+const (
+	mostIncidents = 256
+	mostFlights   = 32
+	// MostKeys is how many Keys with names there are at most; what comes after them is counted without.
+	MostKeys = 200
+	// settled is how old an incident is when it is counted, and its flight record is whole: until then its verdict may change.
+	settled = 5 * time.Second
+)
+
+// Watch watches. Its methods may be called at the same time.
+type Watch struct {
+	config Config
+	log    *kernellog.Live // nil where it may not be read
+	flight *flight.Recorder
+	synced chan *snapshot.Snapshot
+
+	mu      sync.Mutex
+	judge   *verdict.Judge
+	started time.Time
+	kept    []*entry // by time of arrival
+	counts  map[Key]uint64
+}
+
+type entry struct {
+	Incident
+	counted bool
+	told    struct {
+		verdict verdict.Verdict
+		effect  verdict.Effect
+	}
+}
+
+// Open prepares to watch. That the kernel's log may not be read is no error: the Logger is told what that means.
+func Open(c Config) *Watch {
+	if c.Clock == nil {
+		c.Clock = time.Now
+	}
+	var log *kernellog.Live
+	if c.Kmsg != "" {
+		var err error
+		if log, err = kernellog.Open(c.Kmsg); err != nil {
+			c.Logger.Info("verdicts rest on counters and on the kubelet's word, not on the kernel's records", "error", err)
+		}
+	}
+	return &Watch{
+		config: c, log: log, flight: flight.NewRecorder(flight.Options{}), synced: make(chan *snapshot.Snapshot, 1),
+		judge: verdict.NewJudge(log != nil), started: c.Clock(), counts: map[Key]uint64{},
+	}
+}
+
+// Run follows the kernel's log and the counters until ctx ends.
+func (w *Watch) Run(ctx context.Context) {
+	var running sync.WaitGroup
+	if w.log != nil {
+		running.Go(func() { w.followLog(ctx) })
+	}
+	running.Go(func() { w.followCounters(ctx) })
+	running.Wait()
+}
+
+// pollLog is how often syslog(2) is asked, which cannot tell that there is something new.
+const pollLog = 100 * time.Millisecond
+
+func (w *Watch) followLog(ctx context.Context) {
+	defer func() { _ = w.log.Close() }()
+	parser := kernellog.NewParser(cgroup.Identify, func(k *snapshot.Kill) {
+		w.judged(func(now time.Time) { w.judge.Kill(k, now) })
+	})
+	err := w.log.Follow(ctx, parser, pollLog, func(what string) {
+		w.config.Logger.Warn("a part of the kernel's log is lost, and kills in it are known by their counters alone", "what", what)
+	})
+	if err != nil {
+		w.config.Logger.Error("the kernel's log can be followed no longer", "error", err)
+	}
+}
+
+// followCounters starts when there is a hierarchy, and again where that has become another.
+func (w *Watch) followCounters(ctx context.Context) {
+	var watcher *cgroup.Watcher
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case s := <-w.synced:
+			if watcher == nil {
+				h, err := cgroup.Find(w.config.Sysfs)
+				if err != nil {
+					continue // the collector says so
+				}
+				watcher = cgroup.Watch(h, w.config.Procfs)
+				go watcher.Run(ctx, func(c snapshot.OOMCounters) {
+					w.judged(func(time.Time) { w.judge.Counters(&c) })
+				})
+			}
+			watcher.Sync(s.Cgroups)
+		}
+	}
+}
+
+// Round is told each round of the collector's.
+func (w *Watch) Round(r *collector.Result) {
+	s := r.Sheet.Snapshot()
+	w.flight.Record(r.Sheet)
+	select {
+	case <-w.synced: // nobody took it, and this one is newer
+	default:
+	}
+	w.synced <- s
+	w.judged(func(time.Time) { w.judge.Round(s) })
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, e := range w.kept {
+		if e.counted {
+			continue
+		}
+		w.record(e)
+		if s.Time.Sub(e.Time) >= settled {
+			e.counted = true
+			if !e.Time.Before(w.started) {
+				w.count(e)
+			}
+		}
+	}
+}
+
+// judged has the Judge look at something, and keeps what it says then.
+func (w *Watch) judged(look func(now time.Time)) {
+	w.mu.Lock()
+	var told []Incident
+	look(w.config.Clock())
+	for _, in := range w.judge.Changed() {
+		if e := w.keep(in); w.isNews(e) {
+			told = append(told, e.Incident)
+		}
+	}
+	w.mu.Unlock()
+	for _, in := range told {
+		w.config.Tell(in)
+	}
+}
+
+// keep takes an incident in, in place of what was said of it before.
+func (w *Watch) keep(in verdict.Incident) *entry {
+	i := slices.IndexFunc(w.kept, func(e *entry) bool { return e.ID == in.ID })
+	if i < 0 {
+		w.kept = append(w.kept, &entry{})
+		i = len(w.kept) - 1
+	}
+	e := w.kept[i]
+	e.Incident.Incident = in
+	w.record(e)
+	if over := len(w.kept) - mostIncidents; over > 0 {
+		w.kept = slices.Delete(w.kept, 0, over)
+	}
+	if over := len(w.kept) - mostFlights; over > 0 {
+		w.kept[over-1].Flight = nil
+	}
+	return e
+}
+
+// isNews tells that somebody should hear of it now: not of what happened before the watch began, and not twice the same.
+func (w *Watch) isNews(e *entry) bool {
+	before := e.told
+	e.told.verdict, e.told.effect = e.Verdict, e.Effect
+	if e.Time.Before(w.started) {
+		return false
+	}
+	return before.verdict != e.Verdict || before.effect != e.Effect && e.Effect == verdict.ProcessOnly
+}
+
+// record adds the flight record of the victim's cgroup as far as it goes by now.
+func (w *Watch) record(e *entry) {
+	keys := w.flight.ByPath(e.Victim.Path)
+	if id := e.Victim.Identity.ContainerID; id != "" && len(keys) == 0 {
+		keys = w.flight.ByContainer(id)
+	}
+	if e.Victim.Path == "" && len(keys) == 0 {
+		return
+	}
+	for _, key := range keys {
+		if r, ok := w.flight.Around(key, e.Time.Add(-2*time.Minute), e.Time.Add(settled)); ok && len(r.Samples) > 0 {
+			e.Flight = r
+			return
+		}
+	}
+}
+
+func (w *Watch) count(e *entry) {
+	key := Key{e.Verdict, e.Victim.Namespace, e.Victim.Pod, e.Victim.Container}
+	if _, ok := w.counts[key]; !ok && len(w.counts) >= MostKeys {
+		key = Key{Verdict: e.Verdict}
+	}
+	w.counts[key]++
+}
+
+// Incidents are those that are known, by their time.
+func (w *Watch) Incidents() []Incident {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	list := make([]Incident, 0, len(w.kept))
+	for _, e := range w.kept {
+		list = append(list, e.Incident)
+	}
+	slices.SortStableFunc(list, func(a, b Incident) int { return a.Time.Compare(b.Time) })
+	return list
+}
+
+// Counts are how many incidents there were since the start; each is counted some seconds after it came, when its verdict stands.
+func (w *Watch) Counts() map[Key]uint64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return maps.Clone(w.counts)
+}
