@@ -1,4 +1,3 @@
-// Package incident keeps incidents: what died for memory on this node, and why.
 package incident
 
 import (
@@ -13,15 +12,10 @@ import (
 	"path/filepath"
 	"strconv"
 	"syscall"
-
-	"github.com/memrecon/memrecon/verdict"
 )
 
-// What a Disk keeps: so many incidents and so many bytes of them at most, the newest.
-const (
-	mostOnDisk      = 1000
-	mostBytesOnDisk = 4 << 20
-)
+// mostBytesOnDisk is how many bytes of incidents a Disk keeps at most, of no more than mostIncidents.
+const mostBytesOnDisk = 4 << 20
 
 // The files in a Disk's folder.
 const (
@@ -33,7 +27,7 @@ const (
 	damagedName = fileName + ".damaged"
 )
 
-// Disk keeps incidents in a folder, so that they outlast the agent. It is for one process, and its methods must not be called at the
+// Disk keeps incidents and their flight records in a folder, so that they outlast the agent. It is for one process, and its methods must not be called at the
 // same time.
 type Disk struct {
 	dir string
@@ -56,8 +50,8 @@ func (e *Error) Unwrap() error { return e.Err }
 // ErrDamaged is a file that is not what a Disk writes.
 var ErrDamaged = errors.New("damaged")
 
-// Open prepares to keep incidents in a folder, which it makes where there is none. An error is an *Error: it can't be written to.
-func Open(dir string) (*Disk, error) {
+// OpenDisk prepares to keep incidents in a folder, which it makes where there is none. An error is an *Error: it can't be written to.
+func OpenDisk(dir string) (*Disk, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, failed(dir, err)
 	}
@@ -70,7 +64,7 @@ func Open(dir string) (*Disk, error) {
 
 // Save writes incidents, the oldest first, in place of all that were there; of too many the oldest are left out. An error is an *Error:
 // nothing was written, and what was there still is; or, where it is one of an incident, all but that.
-func (d *Disk) Save(incidents []verdict.Incident) error {
+func (d *Disk) Save(incidents []Incident) error {
 	lines, left := encode(incidents)
 	if err := d.write(lines); err != nil {
 		_ = os.Remove(d.path(unfinishedName)) // on a full disk it is in the way
@@ -83,9 +77,9 @@ func (d *Disk) Save(incidents []verdict.Incident) error {
 }
 
 // encode is a line for each incident, the newest first, as far as there is room; and which could not be written as JSON.
-func encode(incidents []verdict.Incident) (lines [][]byte, left error) {
+func encode(incidents []Incident) (lines [][]byte, left error) {
 	size := 0
-	for i := len(incidents) - 1; i >= 0 && len(lines) < mostOnDisk; i-- {
+	for i := len(incidents) - 1; i >= 0 && len(lines) < mostIncidents; i-- {
 		line, err := json.Marshal(&incidents[i])
 		if err != nil {
 			left = errors.Join(left, fmt.Errorf("incident %s: %w", incidents[i].ID, err))
@@ -137,7 +131,7 @@ func (d *Disk) sync() error {
 
 // Load reads the incidents, the oldest first; none where nothing was saved. An error, an *Error, does not mean that there are none:
 // of a damaged file those that can be read are given, and kept, and the file is set aside, so that this is said once.
-func (d *Disk) Load() ([]verdict.Incident, error) {
+func (d *Disk) Load() ([]Incident, error) {
 	path := d.path(fileName)
 	content, err := read(path)
 	switch {
@@ -169,12 +163,12 @@ func read(path string) ([]byte, error) {
 }
 
 // decode is what can be read of a file, and an error that wraps ErrDamaged where that is not all.
-func decode(content []byte) ([]verdict.Incident, error) {
-	var incidents []verdict.Incident
+func decode(content []byte) ([]Incident, error) {
+	var incidents []Incident
 	number, bad, first := 0, 0, 0
 	for line := range bytes.Lines(content) {
 		number++
-		var i verdict.Incident
+		var i Incident
 		// A line that lost its end is none, even if it happens to be JSON.
 		if err := json.Unmarshal(line, &i); err != nil || i.ID == "" || i.Time.IsZero() || !bytes.HasSuffix(line, []byte("\n")) {
 			if bad++; bad == 1 {
@@ -195,7 +189,7 @@ func decode(content []byte) ([]verdict.Incident, error) {
 
 // setAside gives the file another name, in place of one that was set aside before, and saves what could be read of it. At no moment is
 // there less to be read than before.
-func (d *Disk) setAside(incidents []verdict.Incident) error {
+func (d *Disk) setAside(incidents []Incident) error {
 	if err := os.Remove(d.path(damagedName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/memrecon/memrecon/flight"
 	"github.com/memrecon/memrecon/incident"
 	"github.com/memrecon/memrecon/internal/need"
 	"github.com/memrecon/memrecon/snapshot"
@@ -30,7 +31,7 @@ func TestMain(m *testing.M) {
 	if dir == "" {
 		os.Exit(m.Run())
 	}
-	d, err := incident.Open(dir)
+	d, err := incident.OpenDisk(dir)
 	for generation := 1; err == nil; generation++ {
 		if err = d.Save(many(1+generation%100, fmt.Sprint(generation), 10_000)); err == nil {
 			_, err = fmt.Println(generation)
@@ -43,15 +44,22 @@ func TestMain(m *testing.M) {
 	os.Exit(1)
 }
 
-// many are so many incidents, each with a command of so many bytes at least that begins with its generation.
-func many(n int, generation string, size int) []verdict.Incident {
-	incidents := make([]verdict.Incident, n)
+// many are so many incidents, each with a command of so many bytes at least that begins with its generation; every other one has a
+// flight record.
+func many(n int, generation string, size int) []incident.Incident {
+	incidents := make([]incident.Incident, n)
 	for i := range incidents {
-		incidents[i] = verdict.Incident{
+		incidents[i].Incident = verdict.Incident{
 			ID: fmt.Sprintf("%s/%d", generation, i), Time: time.Date(2026, 11, 24, 12, 0, i, 0, time.UTC), Verdict: verdict.ContainerLimit,
 			Victim: verdict.Owner{Path: "/kubepods/pod1/c", Identity: snapshot.Identity{Class: snapshot.ClassContainer, ContainerID: "c"}, Pod: "shop"},
 			Comm:   generation + strings.Repeat("x", size), Kills: 1, Limit: snapshot.Of(256 << 20), Usage: snapshot.Value{}, VictimLimit: snapshot.Unlimited,
 			Evidence: []verdict.Evidence{}, Updated: time.Date(2026, 11, 24, 12, 1, i, 0, time.UTC),
+		}
+		if i%2 > 0 {
+			incidents[i].Flight = &flight.Record{
+				Key: flight.Key{Path: "/kubepods/pod1/c", Inode: 7}, Limit: snapshot.Of(256 << 20), Gone: time.Date(2026, 11, 24, 12, 2, 0, 0, time.UTC),
+				Samples: []flight.Sample{{Time: time.Date(2026, 11, 24, 12, 1, 0, 0, time.UTC), Usage: snapshot.Of(0)}},
+			}
 		}
 	}
 	return incidents
@@ -59,21 +67,21 @@ func many(n int, generation string, size int) []verdict.Incident {
 
 func open(t *testing.T, dir string) *incident.Disk {
 	t.Helper()
-	d, err := incident.Open(dir)
+	d, err := incident.OpenDisk(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return d
 }
 
-func save(t *testing.T, d *incident.Disk, incidents []verdict.Incident) {
+func save(t *testing.T, d *incident.Disk, incidents []incident.Incident) {
 	t.Helper()
 	if err := d.Save(incidents); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func loaded(t *testing.T, d *incident.Disk, want []verdict.Incident) {
+func loaded(t *testing.T, d *incident.Disk, want []incident.Incident) {
 	t.Helper()
 	got, err := d.Load()
 	if err != nil {
@@ -82,14 +90,14 @@ func loaded(t *testing.T, d *incident.Disk, want []verdict.Incident) {
 	same(t, got, want)
 }
 
-func same(t *testing.T, got, want []verdict.Incident) {
+func same(t *testing.T, got, want []incident.Incident) {
 	t.Helper()
 	if len(got) != len(want) || len(want) > 0 && !reflect.DeepEqual(got, want) {
 		t.Errorf("there are %v, want %v", ids(got), ids(want))
 	}
 }
 
-func ids(incidents []verdict.Incident) (ids []string) {
+func ids(incidents []incident.Incident) (ids []string) {
 	for i := range incidents {
 		ids = append(ids, incidents[i].ID)
 	}
@@ -123,13 +131,13 @@ func TestWhatIsSavedIsLoaded(t *testing.T) {
 	}
 }
 
-// Of too many the newest are kept: no more than a thousand, and no more than 4 MiB of them.
+// Of too many the newest are kept: no more than 256, and no more than 4 MiB of them.
 func TestBounded(t *testing.T) {
 	dir := t.TempDir()
 	d := open(t, dir)
 	incidents := many(1500, "count", 0)
 	save(t, d, incidents)
-	loaded(t, d, incidents[500:])
+	loaded(t, d, incidents[1500-256:])
 
 	incidents = many(100, "size", 100_000)
 	save(t, d, incidents)
@@ -156,7 +164,7 @@ func TestDamaged(t *testing.T) {
 	a := many(4, "a", 0)
 	for name, tt := range map[string]struct {
 		content []byte
-		left    []verdict.Incident
+		left    []incident.Incident
 	}{
 		"cut":                 {whole[:len(whole)-20], a[:3]},
 		"cut at a line's end": {whole[:len(whole)-1], a[:3]},
@@ -190,7 +198,7 @@ func TestDamaged(t *testing.T) {
 // Whatever is in the file, what Load gives is kept, and the next Load has nothing to say.
 func FuzzLoad(f *testing.F) {
 	dir := f.TempDir()
-	d, err := incident.Open(dir)
+	d, err := incident.OpenDisk(dir)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -351,7 +359,7 @@ func TestRealFullAndReadOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	check(d.Save(after), syscall.EROFS, "Mount it so that it can be written to.")
-	_, err := incident.Open(dir)
+	_, err := incident.OpenDisk(dir)
 	check(err, syscall.EROFS, "Mount it so that it can be written to.")
 	_, err = d.Load()
 	check(err, incident.ErrDamaged, "What can be read of it is kept in memory.")
@@ -363,7 +371,7 @@ func TestNoFolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, dir := range []string{file, filepath.Join(file, "below")} {
-		_, err := incident.Open(dir)
+		_, err := incident.OpenDisk(dir)
 		if found, ok := errors.AsType[*incident.Error](err); !ok || found.Path != file || !strings.HasPrefix(found.Hint, "Give a folder.") {
 			t.Errorf("%s: %#v", dir, err)
 		}
