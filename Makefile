@@ -6,7 +6,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 BUILD   := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)"
 
 # Packages whose tests named TestReal... make cgroups of their own. They also run in guests, see test-kernel.
-KERNEL_TESTS := ./cgroup ./collector ./flight ./kernellog
+KERNEL_TESTS := ./cgroup ./collector ./flight ./incident ./kernellog
 
 FUZZTIME ?= 10s
 

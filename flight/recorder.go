@@ -264,7 +264,7 @@ func (r *Recorder) makeRoom(rank int) bool {
 	}
 	var least *ring
 	for _, g := range r.rings {
-		if (g.rank() > rank || g.rank() == rank && g.gone != 0) && (least == nil || g.compare(least) > 0) {
+		if least == nil || g.compare(least) > 0 {
 			least = g
 		}
 	}

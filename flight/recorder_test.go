@@ -180,7 +180,7 @@ func TestMissingIsNotZero(t *testing.T) {
 		func(c *snapshot.Cgroup) { c.Stat, c.Max = snapshot.Stat{}, snapshot.Value{} },
 		func(c *snapshot.Cgroup) { c.Usage, c.Swap = snapshot.Of(0), snapshot.Of(0) },
 		func(c *snapshot.Cgroup) {
-			c.Stat = snapshot.Stat{Keys: snapshot.NewKeys([]string{"anon", "file"}), Values: []uint64{0, mib}}
+			c.Stat, c.Max = snapshot.Stat{Keys: snapshot.NewKeys([]string{"anon", "file"}), Values: []uint64{0, mib}}, snapshot.Value{}
 		},
 	}
 	for i, change := range changes {
@@ -198,7 +198,7 @@ func TestMissingIsNotZero(t *testing.T) {
 	if !slices.Equal(record.Samples, want) {
 		t.Errorf("samples are\n%+v, want\n%+v", record.Samples, want)
 	}
-	if record.Limit != of(100) { // the last round's; the first was unlimited, the second told none
+	if record.Limit != of(100) { // of the last round that told one; in the first it was unlimited
 		t.Errorf("the limit is %s", record.Limit)
 	}
 }
@@ -266,17 +266,24 @@ func TestGone(t *testing.T) {
 // A round in which no cgroup could be read is a sample without a value, and nobody is gone.
 func TestNothingRead(t *testing.T) {
 	base := made(1)
-	r := flight.NewRecorder(flight.Options{})
-	for i := range 3 {
-		r.Record(at(base, float64(i), func(c []snapshot.Cgroup) []snapshot.Cgroup {
-			if i == 1 {
-				return nil
-			}
-			return c
-		}))
+	c := keyOf(&base.Cgroups[container(0)])
+	nothing := func([]snapshot.Cgroup) []snapshot.Cgroup { return nil }
+	r := flight.NewRecorder(flight.Options{Samples: 3})
+	for i := range 4 { // once around
+		r.Record(at(base, float64(i), nil))
 	}
-	record, _ := r.Around(keyOf(&base.Cgroups[container(0)]), time.Time{}, time.Time{})
-	if len(record.Samples) != 3 || record.Samples[1] != (flight.Sample{Time: second(1)}) || !record.Gone.IsZero() {
+	r.Record(at(base, 4, nothing))
+	if record, ok := r.Around(c, second(4), time.Time{}); !ok || !slices.Equal(record.Samples, []flight.Sample{{Time: second(4)}}) || !record.Gone.IsZero() {
+		t.Errorf("record is %+v", record)
+	}
+	r.Record(at(base, 5, nil))
+	r.Record(at(base, 6, without(container(0)))) // it is gone, and then it is not
+	if record, ok := r.Around(c, time.Time{}, time.Time{}); !ok || len(record.Samples) != 2 || !record.Gone.Equal(second(6)) {
+		t.Errorf("record is %+v", record)
+	}
+	r.Record(at(base, 7, nil))
+	record, _ := r.Around(c, time.Time{}, time.Time{})
+	if len(record.Samples) != 3 || record.Samples[1] != (flight.Sample{Time: second(6)}) || record.Samples[2].Usage.IsAbsent() || !record.Gone.IsZero() {
 		t.Errorf("record is %+v", record)
 	}
 }
