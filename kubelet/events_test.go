@@ -247,6 +247,11 @@ func TestEventsWaitForTheAPIServer(t *testing.T) {
 	l.events.Post(killed(9000, "third"))
 	settles(t, "the second try", func() bool { l.mu.Lock(); defer l.mu.Unlock(); return l.refuse == nil && l.events.waiting() == 0 })
 	l.settles(inShop+"x2: second", "/api/v1/namespaces/shop/events Lost x1: ")
+	l.events.Post(killed(9001, "fourth"))
+	l.settles(inShop+"x2: second", "/api/v1/namespaces/shop/events Lost x2: fourth")
+	if len(l.failed) != 2 || !strings.Contains(l.failed[1].Error, "504") {
+		t.Errorf("%+v", l.failed)
+	}
 }
 
 func key(e Event) Event {
