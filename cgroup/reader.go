@@ -1,6 +1,6 @@
 // Package cgroup reads the memory controller's cgroups: which layout a node has (v1, v2, hybrid), every cgroup of the
-// hierarchy with every file that a snapshot holds, each second and without allocating, and whose a cgroup is by its path. It
-// does not know what the figures mean.
+// hierarchy with every file that a snapshot holds, each second and without allocating, whose a cgroup is by its path, and at once
+// when its OOM counters move. It does not know what the figures mean.
 package cgroup
 
 import (

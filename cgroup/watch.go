@@ -21,15 +21,18 @@ import (
 //
 // On cgroup v2 inotify says when a memory.events is modified, to everybody who may read it (cgroup_file_notify in
 // kernel/cgroup/cgroup.c: at most 100 times a second for each file, what comes sooner is told 10 ms late). An event of a cgroup
-// modifies the file of each above it too, so the pod's watch tells of a container that is not watched yet. New cgroups of pods and
-// containers are watched from their first moment, all others from the next sweep on.
+// modifies the file of each above it too, so the pod's watch tells of a container that is not watched yet.
 //
 // cgroup v1 notifies only those who may write, by cgroup.event_control. There the node's count of kills, in /proc/vmstat, is read
 // ten times a second, and when it has moved the counters of every cgroup are.
 //
+// New cgroups of pods and containers are known from their first moment, by inotify on the folders that they are made in, and all
+// others from the next sweep on.
+//
 // What a notification did not tell, each sweep does: where there are no more watches to be had, or the queue of inotify was full.
 type Watcher struct {
 	hierarchy Hierarchy
+	files     files
 	procfs    string
 	sweeps    chan []snapshot.Cgroup
 	faults    atomic.Pointer[[]snapshot.SourceError]
@@ -37,7 +40,7 @@ type Watcher struct {
 	// The rest is Run's.
 
 	moved  func(snapshot.OOMCounters)
-	notify *notifier // nil on v1, and while there can be none
+	notify *notifier // nil while there can be none
 	known  map[string]*watched
 	byWD   map[int32]*watched
 	// order has those that are known, containers and pods first: they are the first to get a watch, and the first to vanish.
@@ -76,6 +79,7 @@ const (
 func Watch(h Hierarchy, procfs string) *Watcher {
 	return &Watcher{
 		hierarchy: h,
+		files:     filesOf(h.Mode),
 		procfs:    procfs,
 		sweeps:    make(chan []snapshot.Cgroup, 1),
 		known:     map[string]*watched{},
@@ -106,10 +110,10 @@ func (w *Watcher) Run(ctx context.Context, moved func(snapshot.OOMCounters)) {
 			w.notify.close()
 		}
 	}()
-	var next <-chan time.Time // when to look again
+	var resume, poll <-chan time.Time
 	if w.isV1() {
 		w.kills = w.nodeKills()
-		next = time.After(vmstatInterval)
+		poll = time.After(vmstatInterval)
 	}
 	for {
 		var modified <-chan []change
@@ -124,15 +128,13 @@ func (w *Watcher) Run(ctx context.Context, moved func(snapshot.OOMCounters)) {
 		case changes := <-modified:
 			began := time.Now()
 			w.follow(changes)
-			next = time.After(min(max(shortestPause, pausePerWork*time.Since(began)), longestPause))
-		case <-next:
-			if !w.isV1() {
-				w.notify.more()
-				continue
-			}
+			resume = time.After(min(max(shortestPause, pausePerWork*time.Since(began)), longestPause))
+		case <-resume:
+			w.notify.more()
+		case <-poll:
 			began := time.Now()
 			w.poll()
-			next = time.After(max(vmstatInterval, pausePerWork*time.Since(began)))
+			poll = time.After(max(vmstatInterval, pausePerWork*time.Since(began)))
 		}
 	}
 }
@@ -207,6 +209,9 @@ func (w *Watcher) learn(cgroup string, inode uint64, identity snapshot.Identity)
 	if !n.holdsPods() {
 		n.folder = lacking
 	}
+	if w.isV1() {
+		n.wd = lacking
+	}
 	w.known[cgroup] = n
 	return n
 }
@@ -228,20 +233,19 @@ func (w *Watcher) forget(n *watched) {
 // arm watches the cgroups that are not watched yet.
 func (w *Watcher) arm() {
 	var faults []snapshot.SourceError
-	if !w.isV1() {
-		var err error
-		if w.notify == nil {
-			w.notify, err = newNotifier()
+	var err error
+	if w.notify == nil {
+		w.notify, err = newNotifier()
+	}
+	for _, n := range w.order {
+		if err == nil && (n.wd == none || n.folder == none) {
+			err = w.watch(n)
 		}
-		for _, n := range w.order {
-			if err == nil && (n.wd == none || n.folder == none) {
-				err = w.watch(n)
-			}
-		}
-		if err != nil {
-			faults = append(faults, w.fault(err))
-		}
-	} else if w.kills.IsAbsent() {
+	}
+	if err != nil {
+		faults = append(faults, w.fault(err))
+	}
+	if w.isV1() && w.kills.IsAbsent() {
 		faults = append(faults, snapshot.SourceError{
 			Source: filepath.Join(w.procfs, "vmstat"), Error: "there is no oom_kill in it",
 			Hint: "This kernel does not count OOM kills; Linux 4.13 and later do. Its log has them: memrecon explain.",
@@ -319,7 +323,7 @@ func (w *Watcher) follow(changes []change) {
 func (w *Watcher) appear(cgroup string) {
 	dir := filepath.Join(w.hierarchy.Dir, cgroup)
 	var st unix.Stat_t
-	if err := unix.Stat(dir, &st); err != nil || !exists(dir, "memory.events") {
+	if err := unix.Stat(dir, &st); err != nil || !exists(dir, w.files.all[0].name) { // without the memory controller
 		return
 	}
 	if n := w.known[cgroup]; n != nil {
@@ -334,7 +338,7 @@ func (w *Watcher) appear(cgroup string) {
 	if err := w.watch(n); err != nil {
 		return // the next sweep tells
 	}
-	w.look(n)
+	w.find(n)
 	if n.holdsPods() {
 		entries, _ := os.ReadDir(dir) // which may be gone
 		for _, e := range entries {

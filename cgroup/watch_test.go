@@ -128,6 +128,7 @@ func TestRealWatchContainer(t *testing.T) {
 	b.limit("a", 16)
 	g := watchBranch(b)
 	g.killed("a")
+	died := time.Now()
 	time.Sleep(100 * time.Millisecond)
 	g.remove("a")
 	g.settles("the kill is told", func() bool {
@@ -135,6 +136,7 @@ func TestRealWatchContainer(t *testing.T) {
 		return c != nil && rise(c.LocalBefore.OOMKill, c.LocalAfter.OOMKill) > 0
 	})
 	c := g.last("/a")
+	t.Logf("told %v after its death", c.Time.Sub(died).Round(time.Millisecond))
 	peak, _ := c.Peak.Get()
 	if rise(c.LocalBefore.OOMKill, c.LocalAfter.OOMKill) != 1 || c.Max != snapshot.Of(16<<20) || c.Usage.IsAbsent() ||
 		!c.Peak.IsAbsent() && peak < 15<<20 || rise(c.LocalBefore.Max, c.LocalAfter.Max) < 1 {
@@ -288,7 +290,7 @@ const (
 	containerPath = podPath + "/0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 )
 
-// A container that lives for less than the time between two sweeps is told of on v2. On v1 nobody can tell whose kill it was.
+// A container that lives for less than the time between two sweeps.
 func TestRealWatchShortLived(t *testing.T) {
 	b := newBranch(t, "kubepods", "kubepods/burstable")
 	g := watchBranch(b)
@@ -296,12 +298,11 @@ func TestRealWatchShortLived(t *testing.T) {
 	b.leaf(containerPath)
 	b.limit(containerPath, 16)
 	g.killed(containerPath)
-	if g.Mode == snapshot.V2 {
-		g.settles("the kill is told", func() bool { return g.last("/"+containerPath) != nil && g.last("/"+podPath) != nil })
-		c, pod := g.last("/"+containerPath), g.last("/"+podPath)
-		if c.Identity.Class != snapshot.ClassContainer || pod.Identity.PodUID != c.Identity.PodUID || pod.LocalAfter.OOM != snapshot.Of(0) {
-			t.Errorf("%+v\n%+v", c, pod)
-		}
+	g.settles("the kill is told", func() bool { return g.last("/"+containerPath) != nil && g.last("/"+podPath) != nil })
+	c, pod := g.last("/"+containerPath), g.last("/"+podPath)
+	if c.Identity.Class != snapshot.ClassContainer || c.Identity.PodUID != pod.Identity.PodUID || c.LocalAfter.OOMKill != snapshot.Of(1) ||
+		pod.LocalAfter.OOMKill != snapshot.Of(0) || rise(pod.LocalBefore.OOM, pod.LocalAfter.OOM) > 0 {
+		t.Errorf("%+v\n%+v", c, pod)
 	}
 	g.remove(podPath)
 	g.sync()
@@ -326,7 +327,7 @@ func (g *guard) watches() int {
 // wanted is how many there should be for so many cgroups, of which some hold pods.
 func (g *guard) wanted(cgroups, holders int) int {
 	if g.Mode != snapshot.V2 {
-		return 0
+		return holders
 	}
 	return cgroups + holders
 }
@@ -409,7 +410,7 @@ func TestRealWatchTooFewWatches(t *testing.T) {
 				return
 			}
 			b := newBranch(t, "kubepods", "kubepods/burstable", podPath)
-			if b.Mode != snapshot.V2 { // inotify tells nothing there
+			if b.Mode != snapshot.V2 { // inotify tells of no kill there
 				return
 			}
 			b.leaf("a")
@@ -443,4 +444,15 @@ func TestRealWatchTooFewWatches(t *testing.T) {
 			g.settles("the kill is told", func() bool { return g.last("/a") != nil })
 		})
 	}
+}
+
+func FuzzParseChanges(f *testing.F) {
+	f.Add(make([]byte, 2*eventHeader))
+	f.Add([]byte("\x01\x00\x00\x00\x00\x01\x00\x40\x00\x00\x00\x00\x08\x00\x00\x00pod1\x00\x00\x00\x00"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		changes := parseChanges(b)
+		if len(changes) > len(b)/eventHeader {
+			t.Fatalf("%d changes in %d bytes", len(changes), len(b))
+		}
+	})
 }

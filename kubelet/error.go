@@ -15,7 +15,7 @@ import (
 	"github.com/memrecon/memrecon/snapshot"
 )
 
-// statusError is an answer other than 200 OK.
+// statusError is an answer other than 200 OK and 201 Created.
 type statusError struct {
 	code int
 	// text is how the answer begins; both servers say there what they denied and to whom.

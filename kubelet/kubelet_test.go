@@ -34,6 +34,7 @@ type fake struct {
 	mu       sync.Mutex
 	token    string
 	override map[string]http.HandlerFunc // by path
+	writes   http.HandlerFunc            // what is not GET; nil to take nothing
 	asked    map[string]int
 	events   chan string // what the watch says next; closed to end it
 }
@@ -74,14 +75,16 @@ func (f *fake) answer(path string, h http.HandlerFunc) {
 
 func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
-	token, override, events := f.token, f.override[r.URL.Path], f.events
+	token, override, events, writes := f.token, f.override[r.URL.Path], f.events, f.writes
 	f.asked[r.URL.String()]++
 	f.mu.Unlock()
 	switch {
-	case r.Method != http.MethodGet:
-		http.Error(w, "GET only", http.StatusMethodNotAllowed)
 	case r.Header.Get("Authorization") != "Bearer "+token:
 		http.Error(w, "Unauthorized", http.StatusUnauthorized)
+	case r.Method != http.MethodGet && writes != nil:
+		writes(w, r)
+	case r.Method != http.MethodGet:
+		http.Error(w, "GET only", http.StatusMethodNotAllowed)
 	case override != nil:
 		override(w, r)
 	case livePaths[r.URL.Path] != "":

@@ -121,25 +121,33 @@ func (e *endpoint) get(ctx context.Context, k *snapshot.Kubernetes) error {
 	return e.read(&bounded{r: body, left: maxAnswer}, k)
 }
 
-// open asks, and is the body of an answer that is 200 OK. The token is read each time: the kubelet renews it within the hour.
+// open asks, and is the body of the answer.
 func (e *endpoint) open(ctx context.Context) (io.ReadCloser, error) {
-	token, err := os.ReadFile(e.token)
+	return e.ask(ctx, http.MethodGet, e.path, "", nil)
+}
+
+// ask is the body of an answer that is 200 OK or 201 Created. The token is read each time: the kubelet renews it within the hour.
+func (s *server) ask(ctx context.Context, method, path, contentType string, content []byte) (io.ReadCloser, error) {
+	token, err := os.ReadFile(s.token)
 	if err != nil {
 		return nil, err
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, e.base+e.path, nil)
+	request, err := http.NewRequestWithContext(ctx, method, s.base+path, bytes.NewReader(content))
 	if err != nil {
 		return nil, err
 	}
 	request.Header.Set("Authorization", "Bearer "+string(bytes.TrimSpace(token)))
-	answer, err := e.client.Do(request)
+	if contentType != "" {
+		request.Header.Set("Content-Type", contentType)
+	}
+	answer, err := s.client.Do(request)
 	if err != nil {
 		if asked, ok := errors.AsType[*url.Error](err); ok { // which repeats the URL
 			err = asked.Err
 		}
 		return nil, err
 	}
-	if answer.StatusCode != http.StatusOK {
+	if answer.StatusCode != http.StatusOK && answer.StatusCode != http.StatusCreated {
 		defer answer.Body.Close()
 		text, _ := io.ReadAll(io.LimitReader(answer.Body, 4<<10))
 		return nil, &statusError{answer.StatusCode, inWords(text)}

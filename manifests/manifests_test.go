@@ -194,6 +194,7 @@ func kustomizations() map[string][]string {
 			"pod security: unrestricted capabilities",
 		},
 		"overlays/unverified-kubelet": {"the kubelet's certificate is not verified"},
+		"overlays/events":             {"rbac create,patch events[]"},
 	}
 }
 
@@ -332,6 +333,16 @@ func TestReferences(t *testing.T) {
 				t.Errorf("the binding gives %v to %v", m.binding.RoleRef, m.binding.Subjects)
 			}
 		})
+	}
+}
+
+// The right to write Events goes with the flag that makes the agent use it.
+func TestEventsOverlay(t *testing.T) {
+	for dir := range kustomizations() {
+		args := render(t, dir).daemonSet.Spec.Template.Spec.Containers[0].Args
+		if got, want := slices.Contains(args, "--kubernetes.events"), dir == "overlays/events"; got != want {
+			t.Errorf("%s: the agent is started with %q", dir, args)
+		}
 	}
 }
 
