@@ -23,14 +23,11 @@ import (
 	"github.com/memrecon/memrecon/verdict"
 )
 
-// writeVariable is the folder that TestMain's process is to write to, again and again.
+// writeVariable is the folder that a process of the tests is to write to, again and again.
 const writeVariable = "MEMRECON_TEST_WRITE"
 
-func TestMain(m *testing.M) {
-	dir := os.Getenv(writeVariable)
-	if dir == "" {
-		os.Exit(m.Run())
-	}
+// write is that process.
+func write(dir string) {
 	d, err := incident.OpenDisk(dir)
 	for generation := 1; err == nil; generation++ {
 		if err = d.Save(many(1+generation%100, fmt.Sprint(generation), 10_000)); err == nil {

@@ -37,12 +37,20 @@ const (
 	abort = "abort" // takes 12 MiB, and ends itself by SIGABRT
 )
 
-// TestMain also is such a container: it waits until it is in its cgroup.
+// TestMain also is what tests start.
 func TestMain(m *testing.M) {
-	job := os.Getenv(work)
-	if job == "" {
+	switch job, dir := os.Getenv(work), os.Getenv(writeVariable); {
+	case dir != "":
+		write(dir)
+	case job != "":
+		contain(job)
+	default:
 		os.Exit(m.Run())
 	}
+}
+
+// contain is such a container: it waits until it is in its cgroup.
+func contain(job string) {
 	_, _ = os.Stdin.Read(make([]byte, 1))
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("500"), 0)
 	switch job {
@@ -82,67 +90,76 @@ const times = 20
 
 // Deaths in real cgroups that look like a node's pods, each told right every time, with the kernel's log and without.
 func TestRealVerdicts(t *testing.T) {
-	for _, log := range []struct{ name, kmsg string }{{"log", "/dev/kmsg"}, {"counters", ""}} {
-		for name, happen := range map[string]func(*testing.T, *node){
-			"container limit": func(t *testing.T, n *node) {
-				for i := range times {
-					c := n.container(t, i, 0)
-					n.limit(t, c, 24)
-					n.expect(c, verdict.ContainerLimit, verdict.Ended)
-					n.run(t, c, grow).dies(t)
-				}
+	n := newNode(t)
+	t.Run("deaths", func(t *testing.T) {
+		for name, die := range map[string]func(*testing.T, *pod){
+			"container limit": func(t *testing.T, p *pod) {
+				c := p.container(t, 0)
+				n.limit(t, c, 24)
+				n.expect(c, verdict.ContainerLimit, verdict.Ended)
+				n.run(t, c, grow).dies(t)
 			},
-			"pod limit, and the innocent dies": func(t *testing.T, n *node) {
-				for i := range times {
-					innocent, guilty := n.container(t, i, 0), n.container(t, i, 1)
-					n.limit(t, filepath.Dir(innocent), 24)
-					n.expect(innocent, verdict.PodLimit, verdict.Ended)
-					n.expect(guilty, verdict.PodLimit, verdict.Ended) // a moment later, as it goes on
-					victim := n.run(t, innocent, hold)
-					victim.ready(t)
-					other := n.run(t, guilty, grow)
-					victim.dies(t)
-					other.dies(t)
-				}
+			"pod limit, and the innocent dies": func(t *testing.T, p *pod) {
+				innocent, guilty := p.container(t, 0), p.container(t, 1)
+				n.limit(t, p.path, 24)
+				n.expect(innocent, verdict.PodLimit, verdict.Ended)
+				n.expect(guilty, verdict.PodLimit, verdict.Ended) // a moment later, as it goes on
+				victim := n.run(t, innocent, hold)
+				victim.ready(t)
+				other := n.run(t, guilty, grow)
+				victim.dies(t)
+				other.dies(t)
 			},
-			"a child is killed, the container lives": func(t *testing.T, n *node) {
-				for i := range times {
-					c := n.container(t, i, 0)
-					n.limit(t, c, 24)
-					n.expect(c, verdict.ContainerLimit, verdict.ProcessOnly)
-					n.run(t, c, child).ready(t)
-				}
+			"a child is killed, the container lives": func(t *testing.T, p *pod) {
+				c := p.container(t, 0)
+				n.limit(t, c, 24)
+				n.expect(c, verdict.ContainerLimit, verdict.ProcessOnly)
+				n.run(t, c, child).ready(t)
 			},
-			"kill -9": func(t *testing.T, n *node) {
-				for i := range times {
-					c := n.container(t, i, 0)
-					n.limit(t, c, 64)
-					n.expect(c, verdict.Killed, verdict.Ended)
-					p := n.run(t, c, hold)
-					p.ready(t)
-					p.kill(t)
-					n.ended(i, c, 137, "Error")
-				}
+			"kill -9": func(t *testing.T, p *pod) {
+				c := p.container(t, 0)
+				n.limit(t, c, 64)
+				n.expect(c, verdict.Killed, verdict.Ended)
+				process := n.run(t, c, hold)
+				process.ready(t)
+				process.kill(t)
+				p.ended(c, 137)
 			},
-			"own cap": func(t *testing.T, n *node) {
-				for i := range times {
-					c := n.container(t, i, 0)
-					n.limit(t, c, 24)
-					n.expect(c, verdict.RuntimeCap, verdict.Ended)
-					p := n.run(t, c, abort)
-					p.ready(t)
-					p.wait(t)
-					n.ended(i, c, 134, "Error")
-				}
+			"own cap": func(t *testing.T, p *pod) {
+				c := p.container(t, 0)
+				n.limit(t, c, 24)
+				n.expect(c, verdict.RuntimeCap, verdict.Ended)
+				process := n.run(t, c, abort)
+				process.ready(t)
+				process.wait(t)
+				p.ended(c, 134)
 			},
 		} {
-			t.Run(log.name+"/"+name, func(t *testing.T) {
-				n := newNode(t, log.kmsg)
-				happen(t, n)
-				n.check(t)
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				for range times {
+					die(t, n.pod())
+				}
 			})
 		}
-	}
+		if !n.isV1 {
+			t.Run("a group", func(t *testing.T) {
+				t.Parallel()
+				for range times {
+					c := n.pod().container(t, 0)
+					n.limit(t, c, 24)
+					if err := os.WriteFile(filepath.Join(n.dir, c, "memory.oom.group"), []byte("1"), 0); err != nil {
+						t.Fatal(err)
+					}
+					n.expect(c, verdict.ContainerLimit, verdict.GroupEnded)
+					other := n.run(t, c, hold)
+					n.run(t, c, grow).dies(t)
+					other.dies(t)
+				}
+			})
+		}
+	})
+	n.check(t)
 }
 
 // node is a tree of cgroups as a kubelet makes it, and a watch over it.
@@ -150,12 +167,22 @@ type node struct {
 	path, dir string // of its kubepods' parent
 	isV1      bool
 	id        uint32 // of this test, so that no name comes twice: the kernel's log has those before, too
-	watch     *incident.Watch
-	expected  map[string]expectation
+	began     time.Time
+	// watches are one with the kernel's log and one without.
+	watches map[string]*incident.Watch
 
-	mu   sync.Mutex
-	pods []snapshot.Pod
-	told []incident.Incident
+	mu       sync.Mutex
+	expected map[string]expectation // by path
+	made     int
+	pods     []snapshot.Pod
+	told     []incident.Incident // by the one without
+}
+
+// pod is one of its pods.
+type pod struct {
+	*node
+	path string
+	uid  string
 }
 
 type expectation struct {
@@ -163,26 +190,30 @@ type expectation struct {
 	effect  verdict.Effect
 }
 
-func newNode(t *testing.T, kmsg string) *node {
+func newNode(t *testing.T) *node {
 	t.Helper()
 	need.Root(t)
-	n := &node{expected: map[string]expectation{}, id: rand.Uint32()}
+	n := &node{expected: map[string]expectation{}, id: rand.Uint32(), began: time.Now(), watches: map[string]*incident.Watch{}}
 	n.path, n.dir = need.Cgroup(t, "incident")
 	_, err := os.Stat(filepath.Join(n.dir, "memory.limit_in_bytes"))
 	n.isV1 = err == nil
 	t.Cleanup(func() { remove(n.dir) })
 	n.make(t, "/kubepods")
-	n.watch = incident.Open(incident.Config{
-		Procfs: "/proc", Sysfs: "/sys", Kmsg: kmsg, Logger: slog.New(slog.DiscardHandler),
-		Tell: func(in incident.Incident) {
-			n.mu.Lock()
-			defer n.mu.Unlock()
-			n.told = append(n.told, in)
-		},
-	})
 	ctx, stop := context.WithCancel(context.Background())
 	var running sync.WaitGroup
-	running.Go(func() { n.watch.Run(ctx) })
+	for name, kmsg := range map[string]string{"with the log": "/dev/kmsg", "without the log": ""} {
+		tell := func(incident.Incident) {}
+		if kmsg == "" {
+			tell = func(in incident.Incident) {
+				n.mu.Lock()
+				defer n.mu.Unlock()
+				n.told = append(n.told, in)
+			}
+		}
+		watch := incident.Open(incident.Config{Procfs: "/proc", Sysfs: "/sys", Kmsg: kmsg, Logger: slog.New(slog.DiscardHandler), Tell: tell})
+		n.watches[name] = watch
+		running.Go(func() { watch.Run(ctx) })
+	}
 	running.Go(func() { n.collect(ctx, t) })
 	t.Cleanup(func() {
 		stop()
@@ -204,7 +235,9 @@ func (n *node) collect(ctx context.Context, t *testing.T) {
 		n.mu.Lock()
 		snap.Kubernetes = &snapshot.Kubernetes{Pods: slices.Clone(n.pods)}
 		n.mu.Unlock()
-		n.watch.Round(&collector.Result{Sheet: reconcile.New(&snap)})
+		for _, watch := range n.watches {
+			watch.Round(&collector.Result{Sheet: reconcile.New(&snap)})
+		}
 		time.Sleep(100 * time.Millisecond)
 	}
 }
@@ -237,10 +270,19 @@ func (n *node) make(t *testing.T, path string) {
 	}
 }
 
-// container makes a container of a pod.
-func (n *node) container(t *testing.T, pod, container int) string {
+func (n *node) pod() *pod {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.made++
+	uid := fmt.Sprintf("%08x-2222-3333-4444-%012d", n.id, n.made)
+	return &pod{node: n, uid: uid, path: "/kubepods/burstable/pod" + uid}
+}
+
+// container makes a container of the pod.
+func (p *pod) container(t *testing.T, number int) string {
 	t.Helper()
-	path := fmt.Sprintf("/kubepods/burstable/pod%08x-2222-3333-4444-%012d/%08x%054d%02d", n.id, pod, n.id, pod, container)
+	path := fmt.Sprintf("%s/%s%028d", p.path, strings.ReplaceAll(p.uid, "-", "")+"00000000"[:4], number)
+	n := p.node
 	n.make(t, path)
 	time.Sleep(300 * time.Millisecond) // a container is some rounds old when it dies
 	return path
@@ -263,17 +305,21 @@ func (n *node) limit(t *testing.T, path string, mib int) {
 	}
 }
 
-func (n *node) expect(path string, v verdict.Verdict, e verdict.Effect) { n.expected[n.path+path] = expectation{v, e} }
-
-// ended is the kubelet's word on the end of a container, whose cgroup is gone by then.
-func (n *node) ended(pod int, path string, code int32, reason string) {
-	_ = os.Remove(filepath.Join(n.dir, path))
+func (n *node) expect(path string, v verdict.Verdict, e verdict.Effect) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.pods = append(n.pods, snapshot.Pod{
-		Namespace: "default", Name: fmt.Sprint("pod-", pod), UID: strings.TrimPrefix(filepath.Base(filepath.Dir(path)), "pod"),
+	n.expected[n.path+path] = expectation{v, e}
+}
+
+// ended is the kubelet's word on the end of a container, whose cgroup is gone by then.
+func (p *pod) ended(path string, code int32) {
+	_ = os.Remove(filepath.Join(p.dir, path))
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.pods = append(p.pods, snapshot.Pod{
+		Namespace: "default", Name: "pod-" + p.uid, UID: p.uid,
 		Containers: []snapshot.Container{{Name: "app", Terminated: snapshot.Termination{
-			ExitCode: code, Reason: reason, Finished: time.Now(), ContainerID: filepath.Base(path),
+			ExitCode: code, Reason: "Error", Finished: time.Now(), ContainerID: filepath.Base(path),
 		}}},
 	})
 }
@@ -371,11 +417,20 @@ func (n *node) check(t *testing.T) {
 }
 
 func (n *node) compare() (wrong []string) {
+	for name, watch := range n.watches {
+		for _, w := range n.compareTo(watch) {
+			wrong = append(wrong, name+": "+w)
+		}
+	}
+	return wrong
+}
+
+func (n *node) compareTo(watch *incident.Watch) (wrong []string) {
 	found := map[string]int{}
-	for _, in := range n.watch.Incidents() {
+	for _, in := range watch.Incidents() {
 		want, ok := n.expected[in.Victim.Path]
 		if !ok {
-			if strings.HasPrefix(in.Victim.Path, n.path) {
+			if in.Time.After(n.began) && strings.HasPrefix(in.Victim.Path, n.path) {
 				wrong = append(wrong, fmt.Sprintf("not expected: %s: %s, %d kills: %+v", in.Victim.Path, in.Verdict, in.Kills, in.Evidence))
 			}
 			continue

@@ -47,6 +47,9 @@ func (j *Judge) decide(d *dead, now time.Time) (Incident, bool) {
 			return in, false
 		}
 	default:
+		if isKill(d.end) && now.Sub(d.last) < claiming {
+			return in, false
+		}
 		in.Verdict, in.Confidence = j.byEnd(d)
 	}
 	in.Limited = j.owner(in.Limited)

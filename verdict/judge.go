@@ -72,6 +72,8 @@ const (
 	together = 30 * time.Second
 	// settled is how long a kill that only counters tell of waits for the counter of the limit that was hit.
 	settled = 500 * time.Millisecond
+	// claiming is how long the end of a container by SIGKILL waits for the kernel's record, or the count, of a kill.
+	claiming = 2 * time.Second
 	// living is after how long a cgroup that is still there has survived a kill in it.
 	living = 4 * time.Second
 	// watched is how long a case takes new evidence, and how long what is gone is remembered.
@@ -170,6 +172,7 @@ func (j *Judge) Round(s *snapshot.Snapshot) {
 	j.countUnexplained(s.Time)
 	for _, d := range j.cases {
 		if d.isOpen(s.Time) {
+			j.claim(d, s.Time)
 			j.judge(d, s.Time) // time alone tells, as whether the container goes on
 		}
 	}
@@ -323,15 +326,18 @@ func (j *Judge) end(pod *snapshot.Pod, container string, end *snapshot.Terminati
 	if d.before.cgroup.Path != "" {
 		d.victim.Identity = d.before.cgroup.Identity
 	}
-	// A kill that is counted and that nobody has told of is this one.
-	if isKill(end) && j.counted > j.told() && !at.Before(j.started) {
-		d.counted = 1
-	}
-	if v, _ := j.byEnd(d); v == "" && d.counted == 0 {
+	if v, _ := j.byEnd(d); v == "" {
 		return
 	}
 	j.cases = append(j.cases, d)
 	j.judge(d, now)
+}
+
+// claim gives a container that ended by SIGKILL a kill that the node has counted and nobody has told of since.
+func (j *Judge) claim(d *dead, now time.Time) {
+	if d.end != nil && isKill(d.end) && d.killed() == 0 && !d.first.Before(j.started) && now.Sub(d.last) >= claiming && j.counted > j.told() {
+		d.counted = 1
+	}
 }
 
 func short(id string) string { return id[:min(len(id), 12)] }

@@ -272,10 +272,12 @@ func TestVerdicts(t *testing.T) {
 		"OOMKilled that the kernel has not counted": {false, func(n *node) {
 			n.end(1, 143, "OOMKilled")
 			n.round(2)
+			n.round(4)
 		}, everywhere(verdict.Likely, verdict.NotOOMKilled, verdict.Ended)},
 		"SIGKILL that the kernel has not counted": {false, func(n *node) {
 			n.end(1, 137, "Error")
 			n.round(2)
+			n.round(4)
 		}, everywhere(verdict.Likely, verdict.Killed, verdict.Ended)},
 		"SIGTERM": {false, func(n *node) {
 			n.end(1, 143, "Error")
