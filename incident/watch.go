@@ -49,7 +49,7 @@ type Key struct {
 
 // Bounds of what is kept.
 const (
-	mostIncidents = 256
+	mostIncidents = 512
 	mostFlights   = 32
 	// MostKeys is how many Keys with names there are at most; what comes after them is counted without.
 	MostKeys = 200

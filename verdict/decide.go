@@ -41,11 +41,16 @@ func (j *Judge) decide(d *dead, now time.Time) (Incident, bool) {
 	case d.quiet > 0:
 		in.Verdict, in.Confidence = Unexplained, Certain
 	case len(d.kills) > 0:
-		j.byRecord(d, &in)
-	case d.counted > 0:
-		if j.hasLog && now.Sub(d.first) < settled || !j.byCounters(d, &in, now) {
+		if !d.isReported() && now.Sub(d.first) < settled {
 			return in, false
 		}
+		j.byRecord(d, &in)
+	case d.counted > 0:
+		h := j.hitOf(d)
+		if (j.hasLog || h == nil || h.weak) && now.Sub(d.first) < settled {
+			return in, false
+		}
+		j.byCounters(d, &in)
 	default:
 		if isKill(d.end) && now.Sub(d.last) < claiming {
 			return in, false
@@ -96,11 +101,16 @@ func (j *Judge) byRecord(d *dead, in *Incident) {
 		in.Verdict = NUMAOOM
 	default:
 		in.Verdict, in.Confidence = OOMKilled, Likely
-		if h := j.hitOf(d); h != nil {
-			j.limit(h, in)
+		if len(d.moves) > 0 {
+			j.byCounters(d, in)
 		}
 	}
 	in.Candidates = j.candidates(&k, in.Limit)
+}
+
+// isReported tells that the kernel said for whose want of memory it killed.
+func (d *dead) isReported() bool {
+	return slices.ContainsFunc(d.kills, func(k snapshot.Kill) bool { return k.Constraint != "" })
 }
 
 // node is the verdict that the node itself was out of memory.
@@ -136,34 +146,30 @@ func ofClass(class snapshot.Class) Verdict {
 
 // byCounters decides by which counters moved. On v2 the cgroup whose limit was hit counts an OOM of its own, so a kill without one
 // above it was for the node's. v1 counts the victim's alone, so there a limit that was full is taken for it.
-func (j *Judge) byCounters(d *dead, in *Incident, now time.Time) bool {
-	if h := j.hitOf(d); h != nil {
+func (j *Judge) byCounters(d *dead, in *Incident) {
+	h := j.hitOf(d)
+	if h != nil && !h.weak {
 		j.limit(h, in)
 		in.Confidence = Certain
-		return true
-	}
-	if now.Sub(d.first) < settled {
-		return false
+		return
 	}
 	countsOOMs := slices.ContainsFunc(d.moves, func(m snapshot.OOMCounters) bool { return !m.LocalAfter.OOM.IsAbsent() })
 	if countsOOMs {
 		j.node(in)
 		in.Confidence = Likely
-		return true
+		return
 	}
 	in.Missing = append(in.Missing, MissingCounters)
+	if h != nil {
+		j.limit(h, in)
+		in.Confidence = Likely
+		return
+	}
 	for _, c := range append([]snapshot.Cgroup{d.before.cgroup}, d.before.parents...) {
 		if isFull(&c) {
 			in.Verdict, in.Confidence = ofClass(c.Identity.Class), Likely
 			in.Limited, in.Limit, in.Usage = Owner{Path: c.Path, Identity: c.Identity}, c.Max, c.Usage
-			return true
-		}
-	}
-	for _, m := range d.moves {
-		if moved(m.LocalBefore.Max, m.LocalAfter.Max) > 0 {
-			in.Verdict, in.Confidence = ofClass(m.Identity.Class), Likely
-			in.Limited, in.Limit = Owner{Path: m.Path, Identity: m.Identity}, m.Max
-			return true
+			return
 		}
 	}
 	in.Verdict, in.Confidence = OOMKilled, Certain
@@ -174,7 +180,6 @@ func (j *Judge) byCounters(d *dead, in *Incident, now time.Time) bool {
 		j.node(in)
 		in.Confidence = Possible
 	}
-	return true
 }
 
 // hitOf is the limit that was hit for a case: the nearest above the victim whose counter of OOMs moved then.
@@ -310,16 +315,16 @@ func (j *Judge) evidence(d *dead, in *Incident) []Evidence {
 		list = append(list, Evidence{Source: "kernel log", Time: d.kills[i].Time, Text: record(&d.kills[i])})
 	}
 	counters := func(m *snapshot.OOMCounters) Evidence {
-		file := "memory.events.local"
+		file, max := "memory.events.local", "max"
 		if m.LocalAfter.OOM.IsAbsent() {
-			file = "memory.oom_control"
+			file, max = "memory.oom_control, memory.failcnt", "failcnt"
 		}
 		e := Evidence{Source: file + " of " + m.Path, Time: m.Time}
 		for _, c := range []struct {
 			name          string
 			before, after snapshot.Value
 		}{
-			{"oom", m.LocalBefore.OOM, m.LocalAfter.OOM}, {"oom_kill", m.LocalBefore.OOMKill, m.LocalAfter.OOMKill},
+			{"oom", m.LocalBefore.OOM, m.LocalAfter.OOM}, {max, m.LocalBefore.Max, m.LocalAfter.Max}, {"oom_kill", m.LocalBefore.OOMKill, m.LocalAfter.OOMKill},
 			{"oom_group_kill", m.LocalBefore.OOMGroupKill, m.LocalAfter.OOMGroupKill},
 		} {
 			if moved(c.before, c.after) == 0 {

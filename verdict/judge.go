@@ -18,8 +18,10 @@ type Judge struct {
 	now    *snapshot.Snapshot // of the last round
 	cases  []*dead
 	hits   []hit
-	gone   map[snapshot.Identity]lastSeen // containers and pods
-	names  map[string]named               // by pod UID
+	// orphans are records that do not say whose the victim was.
+	orphans []orphan
+	gone    map[snapshot.Identity]lastSeen // containers and pods
+	names   map[string]named               // by pod UID
 	// ended are the containers whose end is known, and when it became so.
 	ended   map[string]time.Time
 	evicted map[string]time.Time // by pod UID
@@ -51,8 +53,20 @@ type dead struct {
 	said    *Incident
 }
 
-// hit is a cgroup whose limit was hit: its own counter of OOMs moved.
-type hit struct{ snapshot.OOMCounters }
+// hit is a cgroup whose limit was hit: its own counter of OOMs moved. v1 has no such counter: a limit that was reached since it was
+// last read, beside a kill below it, is weak.
+type hit struct {
+	snapshot.OOMCounters
+	weak bool
+}
+
+// orphan is a record without its report, which the kernel leaves out where kills follow each other fast (10 in 5 s; mm/oom_kill.c): it
+// has the process and its size, and the counter that moved in the same moment has the cgroup.
+type orphan struct {
+	kill snapshot.Kill
+	at   time.Time // when it was
+	came time.Time
+}
 
 // lastSeen is a cgroup as it was last read, with those above it; absent where it never was.
 type lastSeen struct {
@@ -72,6 +86,8 @@ const (
 	together = 30 * time.Second
 	// settled is how long a kill that only counters tell of waits for the counter of the limit that was hit.
 	settled = 500 * time.Millisecond
+	// moment is how far the counter of a kill may be from its record.
+	moment = 300 * time.Millisecond
 	// claiming is how long the end of a container by SIGKILL waits for the kernel's record, or the count, of a kill.
 	claiming = 2 * time.Second
 	// living is after how long a cgroup that is still there has survived a kill in it.
@@ -96,6 +112,10 @@ func (j *Judge) Kill(k *snapshot.Kill, now time.Time) {
 	at := k.Time
 	if at.IsZero() {
 		at = now
+	}
+	if k.TaskMemcg == "" {
+		j.adoptOrOrphan(k, at, now)
+		return
 	}
 	d := j.find(k.Victim, k.TaskMemcg, at, func(d *dead) bool {
 		if known(d.kills, k) {
@@ -135,8 +155,8 @@ func known(kills []snapshot.Kill, k *snapshot.Kill) bool {
 
 // Counters tells that a cgroup's counters have moved.
 func (j *Judge) Counters(c *snapshot.OOMCounters) {
-	if moved(c.LocalBefore.OOM, c.LocalAfter.OOM) > 0 {
-		j.hits = append(j.hits, hit{*c})
+	if isHit, weak := limitHit(c); isHit {
+		j.hits = append(j.hits, hit{*c, weak})
 		for _, d := range j.cases {
 			if d.isOpen(c.Time) && within(d.victim.Path, c.Path) {
 				j.judge(d, c.Time)
@@ -154,7 +174,60 @@ func (j *Judge) Counters(c *snapshot.OOMCounters) {
 	d.moves = append(d.moves, *c)
 	d.counted += n
 	d.last = c.Time
+	j.orphans = slices.DeleteFunc(j.orphans, func(o orphan) bool {
+		if !d.misses(o.at) {
+			return false
+		}
+		d.kills = append(d.kills, o.kill)
+		return true
+	})
 	j.judge(d, c.Time)
+}
+
+// limitHit tells that a cgroup's limit was hit.
+func limitHit(c *snapshot.OOMCounters) (isHit, weak bool) {
+	if !c.LocalAfter.OOM.IsAbsent() {
+		return moved(c.LocalBefore.OOM, c.LocalAfter.OOM) > 0, false
+	}
+	limit, isLimited := c.Max.Get()
+	peak, isKnown := c.Peak.Get()
+	return moved(c.LocalBefore.Max, c.LocalAfter.Max) > 0 && isLimited && (!isKnown || peak >= limit-limit/100), true
+}
+
+// adoptOrOrphan gives a record without a cgroup to the case that has counted a kill in that moment and has no record of it.
+func (j *Judge) adoptOrOrphan(k *snapshot.Kill, at, now time.Time) {
+	for _, d := range slices.Backward(j.cases) {
+		if known(d.kills, k) {
+			return
+		}
+		if d.misses(at) {
+			d.kills = append(d.kills, *k)
+			d.last = now
+			j.judge(d, now)
+			return
+		}
+	}
+	if !slices.ContainsFunc(j.orphans, func(o orphan) bool { return known([]snapshot.Kill{o.kill}, k) }) {
+		j.orphans = append(j.orphans, orphan{*k, at, now})
+	}
+}
+
+// misses tells that a case has counted a kill at about a time whose record has not come.
+func (d *dead) misses(at time.Time) bool {
+	return uint64(len(d.kills)) < d.counted && slices.ContainsFunc(d.moves, func(m snapshot.OOMCounters) bool { return m.Time.Sub(at).Abs() < moment })
+}
+
+// openOrphans makes cases of the records that no counter took.
+func (j *Judge) openOrphans(now time.Time) {
+	j.orphans = slices.DeleteFunc(j.orphans, func(o orphan) bool {
+		if now.Sub(o.came) < claiming {
+			return false
+		}
+		d := j.open(Owner{}, o.at, fmt.Sprintf("kill-%d-%d", o.kill.VictimPID, seconds(&o.kill, o.at)))
+		d.kills, d.last = []snapshot.Kill{o.kill}, now
+		j.judge(d, now)
+		return true
+	})
 }
 
 // Round tells a reading of the node: what the cgroups are, what the kubelet said last, and that time goes on.
@@ -169,10 +242,13 @@ func (j *Judge) Round(s *snapshot.Snapshot) {
 		j.counted = kills - min(kills, j.countedBase)
 	}
 	j.readPods(s)
+	j.openOrphans(s.Time)
+	for _, d := range j.cases {
+		j.claim(d, s.Time)
+	}
 	j.countUnexplained(s.Time)
 	for _, d := range j.cases {
 		if d.isOpen(s.Time) {
-			j.claim(d, s.Time)
 			j.judge(d, s.Time) // time alone tells, as whether the container goes on
 		}
 	}
@@ -216,7 +292,7 @@ func (j *Judge) seen(o *Owner) lastSeen {
 	if g, ok := j.gone[who(o.Identity)]; ok && o.Identity != (snapshot.Identity{}) {
 		return g
 	}
-	if j.now == nil {
+	if j.now == nil || o.Path == "" && !isPodOrContainer(o.Identity.Class) {
 		return lastSeen{}
 	}
 	for i := range j.now.Cgroups {

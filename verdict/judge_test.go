@@ -197,9 +197,11 @@ func TestVerdicts(t *testing.T) {
 		"the record lost its report, the counters did not": {true, func(n *node) {
 			n.record(1, 42, appPath, "", func(k *snapshot.Kill) { k.Constraint = "" })
 			n.moves(1.01, appPath, 1, 1, 0)
-		}, everywhere(verdict.Likely, verdict.ContainerLimit, "")},
+			n.round(2)
+		}, everywhere(verdict.Certain, verdict.ContainerLimit, "")},
 		"the record lost its report": {true, func(n *node) {
 			n.record(1, 42, appPath, "", func(k *snapshot.Kill) { k.Constraint = "" })
+			n.round(2)
 		}, everywhere(verdict.Likely, verdict.OOMKilled, "")},
 		"a group": {true, func(n *node) {
 			for pid := 42; pid < 45; pid++ {
@@ -242,6 +244,31 @@ func TestVerdicts(t *testing.T) {
 			n.v1(1, appPath)
 			n.round(2)
 		}, everywhere(verdict.Likely, verdict.PodLimit, "")},
+		"v1: the pod reached its limit since": {false, func(n *node) {
+			n.v1(1, appPath)
+			n.judge.Counters(&snapshot.OOMCounters{
+				Time: at(1.01), Path: podPath, Identity: cgroup.Identify(podPath), Max: n.limits[podPath], Peak: n.limits[podPath],
+				LocalBefore: snapshot.OOMEvents{OOMKill: snapshot.Of(0), Max: snapshot.Of(3)}, LocalAfter: snapshot.OOMEvents{OOMKill: snapshot.Of(0), Max: snapshot.Of(9)},
+			})
+			n.round(2)
+		}, everywhere(verdict.Likely, verdict.PodLimit, "")},
+		"a record without a report, whose cgroup a counter has": {true, func(n *node) {
+			n.moves(1, appPath, 1, 1, 0)
+			n.record(1.01, 42, "", "", func(k *snapshot.Kill) { k.Constraint = "" })
+			n.round(2)
+		}, everywhere(verdict.Certain, verdict.ContainerLimit, "")},
+		"the same, in the other order": {true, func(n *node) {
+			n.record(1, 42, "", "", func(k *snapshot.Kill) { k.Constraint = "" })
+			n.moves(1.1, appPath, 1, 1, 0)
+			n.round(2)
+		}, everywhere(verdict.Certain, verdict.ContainerLimit, "")},
+		"a record without a report, and nothing else": {true, func(n *node) {
+			n.record(1, 42, "", "", func(k *snapshot.Kill) { k.Constraint = "" })
+			n.kills++
+			n.round(2)
+			n.round(4)
+			n.round(60)
+		}, everywhere(verdict.Likely, verdict.OOMKilled, "")},
 		"v1: nobody was at a limit": {false, func(n *node) {
 			n.v1(1, appPath)
 			n.round(2)
