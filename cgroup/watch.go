@@ -56,8 +56,9 @@ type watched struct {
 	path     string
 	inode    uint64
 	identity snapshot.Identity
-	// round is the last of the sweeps that had it.
+	// round is the last of the sweeps that had it, and limit what its limit was then.
 	round int
+	limit snapshot.Value
 	// wd and folder are the watches of memory.events and of the folder: none for no watch yet, lacking for none ever.
 	wd, folder int32
 	// isNew tells that it was made after the first sweep, seen that its counters were read: as they were last told, or at first.
@@ -69,7 +70,7 @@ type watched struct {
 // after a pause, which makes the looking cost 2% of a CPU at most, but is not so long that a container's cgroup may be gone.
 const (
 	shortestPause = 20 * time.Millisecond
-	longestPause  = 100 * time.Millisecond
+	longestPause  = 50 * time.Millisecond
 	pausePerWork  = 50
 	// pausePerKill is v1's pause: all cgroups are looked at where somebody was killed, which is rare, and the next victim's may be gone
 	// soon.
@@ -156,7 +157,7 @@ func (w *Watcher) sync(cgroups []snapshot.Cgroup) {
 			n = w.learn(c.Path, c.Inode, c.Identity)
 			changed = true
 		}
-		n.round = max(n.round, w.round)
+		n.round, n.limit = max(n.round, w.round), c.Max
 	}
 	if len(w.known) > len(cgroups) {
 		for _, n := range w.known {
@@ -426,7 +427,9 @@ func (w *Watcher) read(n *watched, isWorth func(events, local snapshot.OOMEvents
 	}
 	c.Usage, _ = parseValue(w.content(dir, usage))
 	c.Peak, _ = parseValue(w.content(dir, peak))
-	c.Max, _ = parseLimit(w.content(dir, limit))
+	if c.Max, _ = parseLimit(w.content(dir, limit)); c.Max.IsAbsent() { // it was removed since
+		c.Max = n.limit
+	}
 	c.Before, c.LocalBefore = n.events, n.local
 	n.events, n.local = c.After, c.LocalAfter
 	w.moved(c)

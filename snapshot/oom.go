@@ -19,7 +19,7 @@ type OOMCounters struct {
 	LocalBefore OOMEvents `json:"local_before,omitzero"`
 	LocalAfter  OOMEvents `json:"local_after,omitzero"`
 	// Usage, Peak and Max in bytes, as in Cgroup, were read after the counters: of a cgroup in which a process was killed the
-	// usage is already falling.
+	// usage is already falling. Where the cgroup was gone by then, Max is that of the last sweep.
 	Usage Value `json:"usage_bytes,omitzero"`
 	Peak  Value `json:"peak_bytes,omitzero"`
 	Max   Value `json:"max_bytes,omitzero"`
@@ -36,8 +36,9 @@ type OOMEvents struct {
 	// where only a large allocation failed (order above 3), which kills nobody. v1 does not count it.
 	OOM Value `json:"oom,omitzero"`
 	// OOMKill: a process of the cgroup was killed by any OOM killer, whosever limit it was and the node's own too. This is the
-	// victim's cgroup. v2 oom_kill, v1 oom_kill in memory.oom_control; Linux 4.13. A process that is killed twice counts
-	// twice, as the first victim of a group does.
+	// victim's cgroup. v2 oom_kill, v1 oom_kill in memory.oom_control; Linux 4.13. In a group kill it is more than the number of
+	// processes: the first victim is killed again as one of the group, and whichever has lost its first thread but not yet all of
+	// them is met again among the dying (css_task_iter_advance in kernel/cgroup/cgroup.c; the log then has a thread's ID).
 	OOMKill Value `json:"oom_kill,omitzero"`
 	// OOMGroupKill: all processes of the cgroup and below were killed as one, as its memory.oom.group says: v2 oom_group_kill,
 	// Linux 5.17. It is counted once, after the first victim and before the others.
