@@ -77,7 +77,7 @@ func (j *Judge) decide(d *dead, now time.Time) (Incident, bool) {
 func (j *Judge) byRecord(d *dead, in *Incident) {
 	k := slices.MaxFunc(d.kills, func(a, b snapshot.Kill) int { return cmp.Compare(resident(&a), resident(&b)) })
 	for i := range d.kills { // the report stands before the first kill of several
-		if k.Constraint == "" && d.kills[i].Constraint != "" {
+		if !hasReport(k) && hasReport(d.kills[i]) {
 			told := d.kills[i]
 			k.Constraint, k.OOMMemcg, k.Limited, k.UsageKB, k.LimitKB = told.Constraint, told.OOMMemcg, told.Limited, told.UsageKB, told.LimitKB
 			k.InvokerComm, k.Tasks, k.TaskCount = told.InvokerComm, told.Tasks, told.TaskCount
@@ -85,8 +85,16 @@ func (j *Judge) byRecord(d *dead, in *Incident) {
 	}
 	in.Kill, in.PID, in.Comm = &k, k.VictimPID, k.VictimComm
 	in.Confidence = Certain
-	switch k.Constraint {
-	case snapshot.ConstraintMemcg:
+	switch {
+	case !hasReport(k):
+		in.Verdict, in.Confidence = OOMKilled, Likely
+		if len(d.moves) > 0 {
+			j.byCounters(d, in)
+		}
+		if k.Constraint == snapshot.ConstraintMemcg && in.Verdict == NodeOOM {
+			in.Verdict, in.Confidence, in.Limited, in.Limit = OOMKilled, Likely, Owner{}, snapshot.Value{}
+		}
+	case k.Constraint == snapshot.ConstraintMemcg:
 		in.Verdict = ofClass(k.Limited.Class)
 		in.Limited = Owner{Path: k.OOMMemcg, Identity: k.Limited}
 		in.Limit, in.Usage = kib(k.LimitKB), kib(k.UsageKB)
@@ -95,22 +103,19 @@ func (j *Judge) byRecord(d *dead, in *Incident) {
 				in.Limit, in.Usage = c.Max, c.Usage
 			}
 		}
-	case snapshot.ConstraintGlobal:
+	case k.Constraint == snapshot.ConstraintGlobal:
 		j.node(in)
-	case snapshot.ConstraintCpuset, snapshot.ConstraintMempolicy:
-		in.Verdict = NUMAOOM
 	default:
-		in.Verdict, in.Confidence = OOMKilled, Likely
-		if len(d.moves) > 0 {
-			j.byCounters(d, in)
-		}
+		in.Verdict = NUMAOOM
 	}
 	in.Candidates = j.candidates(&k, in.Limit)
 }
 
-// isReported tells that the kernel said for whose want of memory it killed.
-func (d *dead) isReported() bool {
-	return slices.ContainsFunc(d.kills, func(k snapshot.Kill) bool { return k.Constraint != "" })
+// isReported tells that the kernel said for whose want of memory it killed. The victim's line alone says at most that it was a cgroup's.
+func (d *dead) isReported() bool { return slices.ContainsFunc(d.kills, hasReport) }
+
+func hasReport(k snapshot.Kill) bool {
+	return k.Constraint != "" && (k.Constraint != snapshot.ConstraintMemcg || k.OOMMemcg != "")
 }
 
 // node is the verdict that the node itself was out of memory.
@@ -165,8 +170,8 @@ func (j *Judge) byCounters(d *dead, in *Incident) {
 		in.Confidence = Likely
 		return
 	}
-	for _, c := range append([]snapshot.Cgroup{d.before.cgroup}, d.before.parents...) {
-		if isFull(&c) {
+	for _, c := range d.before.upwards() {
+		if isFull(c) {
 			in.Verdict, in.Confidence = ofClass(c.Identity.Class), Likely
 			in.Limited, in.Limit, in.Usage = Owner{Path: c.Path, Identity: c.Identity}, c.Max, c.Usage
 			return
@@ -198,7 +203,7 @@ func (j *Judge) hitOf(d *dead) *hit {
 }
 
 // isFull tells that a cgroup's last reading was so close to its limit that the next second could fill it.
-func isFull(c *snapshot.Cgroup) bool {
+func isFull(c snapshot.Cgroup) bool {
 	limit, ok := c.Max.Get()
 	usage, isKnown := c.Usage.Get()
 	peak, _ := c.Peak.Get()
@@ -260,9 +265,14 @@ func (j *Judge) byEnd(d *dead) (Verdict, Confidence) {
 	return "", ""
 }
 
+// upwards is the cgroup and what is above it, the nearest first.
+func (s *lastSeen) upwards() []snapshot.Cgroup {
+	return append([]snapshot.Cgroup{s.cgroup}, s.parents...)
+}
+
 // share is how much of the nearest limit was used; 0 where there is none, or no reading.
 func (s *lastSeen) share() float64 {
-	for _, c := range append([]snapshot.Cgroup{s.cgroup}, s.parents...) {
+	for _, c := range s.upwards() {
 		limit, ok := c.Max.Get()
 		usage, isKnown := s.cgroup.Usage.Get()
 		if ok && isKnown && limit > 0 {

@@ -397,7 +397,7 @@ func (j *Judge) end(pod *snapshot.Pod, container string, end *snapshot.Terminati
 	if has(j.evicted, pod.UID) || end.Reason != oomKilled && end.ExitCode == 0 {
 		return
 	}
-	d := &dead{id: "end-" + short(end.ContainerID), victim: victim, first: at, last: now, end: end, before: j.seen(&victim), users: j.users()}
+	d := &dead{id: "end-" + end.ContainerID, victim: victim, first: at, last: now, end: end, before: j.seen(&victim), users: j.users()}
 	d.victim.Path = d.before.cgroup.Path
 	if d.before.cgroup.Path != "" {
 		d.victim.Identity = d.before.cgroup.Identity
@@ -409,14 +409,17 @@ func (j *Judge) end(pod *snapshot.Pod, container string, end *snapshot.Terminati
 	j.judge(d, now)
 }
 
-// claim gives a container that ended by SIGKILL a kill that the node has counted and nobody has told of since.
+// claim gives a container that ended by SIGKILL a kill that the node has counted and nobody has told of since. Another may have sent
+// SIGKILL while the kernel killed somebody else, so the container, what is above it or the node must have been full, or the runtime
+// must say that it was the OOM killer.
 func (j *Judge) claim(d *dead, now time.Time) {
-	if d.end != nil && isKill(d.end) && d.killed() == 0 && !d.first.Before(j.started) && now.Sub(d.last) >= claiming && j.counted > j.told() {
+	if d.end == nil || !isKill(d.end) || d.killed() > 0 || d.first.Before(j.started) || now.Sub(d.last) < claiming || j.counted <= j.told() {
+		return
+	}
+	if d.end.Reason == oomKilled || j.isShort() || slices.ContainsFunc(d.before.upwards(), isFull) {
 		d.counted = 1
 	}
 }
-
-func short(id string) string { return id[:min(len(id), 12)] }
 
 func (j *Judge) evict(pod *snapshot.Pod, now time.Time) {
 	at := evictedAt(pod)

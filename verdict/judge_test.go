@@ -262,6 +262,11 @@ func TestVerdicts(t *testing.T) {
 			n.moves(1.1, appPath, 1, 1, 0)
 			n.round(2)
 		}, everywhere(verdict.Certain, verdict.ContainerLimit, "")},
+		"the victim's line says that it was a cgroup's limit, and no more": {true, func(n *node) {
+			n.record(1, 42, "", "", func(k *snapshot.Kill) { k.Constraint = snapshot.ConstraintMemcg })
+			n.v1(1.1, appPath)
+			n.round(2)
+		}, everywhere(verdict.Certain, verdict.OOMKilled, "")},
 		"a record without a report, and nothing else": {true, func(n *node) {
 			n.record(1, 42, "", "", func(k *snapshot.Kill) { k.Constraint = "" })
 			n.kills++
@@ -305,6 +310,12 @@ func TestVerdicts(t *testing.T) {
 			n.end(1, 137, "Error")
 			n.round(2)
 			n.round(4)
+		}, everywhere(verdict.Likely, verdict.Killed, verdict.Ended)},
+		"SIGKILL far from a limit, while the kernel kills somebody else": {false, func(n *node) {
+			n.kills++
+			n.end(1, 137, "Error")
+			n.round(2)
+			n.round(6)
 		}, everywhere(verdict.Likely, verdict.Killed, verdict.Ended)},
 		"SIGTERM": {false, func(n *node) {
 			n.end(1, 143, "Error")
