@@ -23,7 +23,7 @@ import (
 type Event struct {
 	// Namespace, Pod and UID are as in snapshot.Pod; without a Pod the Event is the Node's.
 	Namespace, Pod, UID string
-	// Container is which of the pod's it is about, empty for none, and Kind its kind.
+	// Container is which of the pod's it is about, empty for none, and Kind its kind. kubectl shows it before the message.
 	Container string
 	Kind      snapshot.ContainerKind
 	// Reason is one word for machines, such as OOMKillExplained.
@@ -127,10 +127,10 @@ func (e *Events) Post(event Event) {
 	}
 }
 
-// Run writes what is posted until ctx ends, and hands over what stands in the way, once as long as that stays the same.
+// Run writes what is posted until ctx ends, and hands over what stands in the way, once as long as the same is to be done about it.
 func (e *Events) Run(ctx context.Context, failed func(snapshot.SourceError)) {
 	defer e.client.CloseIdleConnections()
-	var told snapshot.SourceError
+	told := "" // the last hint: an error has a namespace in it
 	wait := firstWait
 	for {
 		if e.waiting() == 0 {
@@ -149,12 +149,12 @@ func (e *Events) Run(ctx context.Context, failed func(snapshot.SourceError)) {
 			return
 		}
 		if err == nil {
-			told, wait = snapshot.SourceError{}, firstWait
+			told, wait = "", firstWait
 			continue
 		}
-		if now := e.failed(err); now != told {
+		if now := e.failed(err); now.Hint != told {
 			failed(now)
-			told = now
+			told = now.Hint
 		}
 		if !again {
 			continue
