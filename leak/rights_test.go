@@ -46,3 +46,18 @@ func limitAddressSpace(more uint64) error {
 	n := pages*uint64(os.Getpagesize()) + more
 	return unix.Setrlimit(unix.RLIMIT_AS, &unix.Rlimit{Cur: n, Max: n})
 }
+
+// smallTmpfs mounts a tmpfs for the time of a test.
+func smallTmpfs(t *testing.T, bytes int) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size="+strconv.Itoa(bytes)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil { // busy where a file in it is still open
+			t.Error(err)
+		}
+	})
+	return dir
+}
