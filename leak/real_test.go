@@ -249,8 +249,11 @@ func TestRealKinds(t *testing.T) {
 		{leak.Socket, []reconcile.Kind{reconcile.Sock}, nil, 1, 1.25},
 	} {
 		t.Run(string(tc.kind), func(t *testing.T) {
-			if tc.kind == leak.Socket {
+			switch tc.kind {
+			case leak.Socket:
 				loopbackUp(t)
+			case leak.THP:
+				hugePagesOn(t)
 			}
 			p := newTenant(t, order{Kind: tc.kind, Max: size, Block: 4 << 20, Touch: 1})
 			want := tc.v2

@@ -61,3 +61,24 @@ func smallTmpfs(t *testing.T, bytes int) string {
 	})
 	return dir
 }
+
+// hugePagesOn lets programs ask for transparent huge pages for the time of a test. A kernel turns them off by itself on a machine
+// with less than 512 MiB (mm/huge_memory.c), as a guest is.
+func hugePagesOn(t *testing.T) {
+	t.Helper()
+	const file = "/sys/kernel/mm/transparent_hugepage/enabled"
+	was, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(was), "[never]") {
+		return
+	}
+	set := func(value string) {
+		if err := os.WriteFile(file, []byte(value), 0); err != nil {
+			t.Error(err)
+		}
+	}
+	set("madvise")
+	t.Cleanup(func() { set("never") })
+}
