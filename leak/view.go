@@ -67,9 +67,8 @@ func (v Lines) Event(e *Event) {
 
 // inBlocks tells that the size is still growing in blocks, each of which is shown.
 func (v Lines) inBlocks(e *Event) bool {
-	blocks, ok := v.Config.Shape.(Blocks)
-	full, end := blocks.Full()
-	return ok && (!end || e.ElapsedSeconds < full.Seconds())
+	_, ok := v.Config.Shape.(Blocks)
+	return ok && (v.Config.Max == 0 || e.HeldBytes < v.Config.Max)
 }
 
 func figures(i *Inside) string {
