@@ -69,7 +69,7 @@ fuzz: ## Run each fuzz target for FUZZTIME (10s).
 	done
 
 .PHONY: bench
-bench: build ## Measure what reading a node costs, beside the floor and other libraries (root).
+bench: build deps ## Measure what reading a node costs, and leak, beside the floor and what others use (root).
 	go run -C bench . -memrecon $(CURDIR)/bin/memrecon
 
 # The linter has a go.mod of its own: in the product's, its two hundred dependencies would have a say in which versions the

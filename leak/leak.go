@@ -83,7 +83,7 @@ var (
 	ErrNoMemory = errors.New("the kernel refused more memory")
 )
 
-// chunk bounds what is taken before guards and signals are looked at again: some hundredths of a second.
+// chunk bounds what a worker takes before guards and signals are looked at again: some hundredths of a second.
 const chunk = 32 << 20
 
 // Leak takes memory once.
@@ -195,7 +195,7 @@ func (l *Leak) wanted(t time.Duration) uint64 {
 func (l *Leak) follow(wanted uint64) (moved bool, err error) {
 	switch {
 	case wanted > l.held:
-		n := l.untilBlockEnd(min(wanted-l.held, max(chunk, l.granule)))
+		n := l.untilBlockEnd(min(wanted-l.held, chunk*uint64(max(1, l.config.Workers))))
 		if err := l.memory.grow(n); err != nil {
 			if errors.Is(err, unix.ENOMEM) {
 				return false, fmt.Errorf("%w after %s: %w; %s", ErrNoMemory, sizeText(l.held), err, l.guards.watcher.whyNoMemory())

@@ -50,7 +50,7 @@ func TestLeakRefuses(t *testing.T) {
 		"-e 5 --every=1s --max=1Mi":                   "-e and --every are the same",
 		"--max=1Mi --block=0":                         "a block is more than 0 bytes",
 		"--max=1Mi --touch=1.5":                       "--touch 1.5",
-		"--max=1Mi -f -0.1":                           "-f",
+		"--max=1Mi --touch=-0.1":                      "--touch -0.1",
 		"--max=1Mi --touch=NaN":                       "--touch NaN",
 		"--max=1Mi --touch=0.5 --kind=slab":           "slab has no untouched part",
 		"--max=1Mi --touch=0.5 --kind=mlock":          "mlock has no untouched part",
