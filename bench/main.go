@@ -1,5 +1,5 @@
 // Command bench measures what reading and reconciling a node costs, against the floor and against the libraries that others
-// read cgroups with, in one run on real cgroups that it makes and removes itself. It needs root. Machines are shared and
+// read cgroups with, and how fast and how exact memrecon leak is, against a bare loop and stress-ng, in one run on real cgroups that it makes and removes itself. It needs root. Machines are shared and
 // noisy: the ratios of one run say something, the times alone do not.
 //
 // Each contender is a process of its own, so that none shares its file descriptors or its garbage with another, and they run
@@ -22,15 +22,20 @@ func main() {
 	small := flag.Int("small", 300, "how many cgroups the small tree has")
 	large := flag.Int("large", 5000, "how many cgroups the large tree has, 0 to leave it out")
 	rounds := flag.Int("rounds", 40, "how often each contender runs on the small tree; on the large tree a quarter of it")
+	only := flag.String("only", "", "read or leak, to measure that alone")
+	fillers := flag.Int("fill", 0, "how many threads are to fill memory; for bench itself")
 	memrecon := flag.String("memrecon", "", "the agent's binary, to measure its resident memory and its scrapes")
 	child := flag.String("contender", "", "what this process is to run; for bench itself")
 	top := flag.String("top", "", "the top of the tree that the contender reads; for bench itself")
 	flag.Parse()
 	var err error
-	if *child != "" {
+	switch {
+	case *child != "":
 		err = serve(*child, *top)
-	} else {
-		err = run(*small, *large, *rounds, *memrecon)
+	case *fillers > 0:
+		err = fill(*fillers)
+	default:
+		err = run(*only, *small, *large, *rounds, *memrecon)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -38,12 +43,25 @@ func main() {
 	}
 }
 
-func run(small, large, rounds int, binary string) error {
+func run(only string, small, large, rounds int, binary string) error {
 	h, err := cgroup.Find("/sys")
 	if err != nil {
 		return err
 	}
 	fmt.Printf("memory controller: cgroup %s at %s\n", h.Mode, h.Dir)
+	if binary != "" && only != "read" {
+		if err := measureLeak(h, binary, max(3, rounds/4)); err != nil {
+			return err
+		}
+	}
+	if only == "leak" {
+		return nil
+	}
+	return measureReading(h, small, large, rounds, binary)
+}
+
+// measureReading measures what reading a node costs, on a small tree and on a large one.
+func measureReading(h cgroup.Hierarchy, small, large, rounds int, binary string) error {
 	few, err := measure(h, small, rounds, binary)
 	if err != nil {
 		return err

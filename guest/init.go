@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,6 +16,8 @@ import (
 type job struct {
 	// Cgroup is the version to mount with all controllers: v1 or v2.
 	Cgroup string
+	// Disk tells that there is one.
+	Disk bool
 	// Args are the program's arguments, its name first.
 	Args []string
 	// Env is its environment.
@@ -45,6 +48,11 @@ func initMain() error {
 	if err := mountCgroups(j.Cgroup, "/sys/fs/cgroup"); err != nil {
 		return err
 	}
+	if j.Disk {
+		if err := mountDisk(); err != nil {
+			return err
+		}
+	}
 	status, err := runProgram(j)
 	if err != nil {
 		return err
@@ -68,6 +76,17 @@ func mountAll() error {
 		mount("dev", "devtmpfs", "/dev", ""),
 		mount("tmp", "tmpfs", "/tmp", ""),
 	)
+}
+
+// mountDisk waits for the disk, which the kernel looks for while it goes on.
+func mountDisk() error {
+	const patience, pause = 20 * time.Second, 10 * time.Millisecond
+	for began := time.Now(); time.Since(began) < patience; time.Sleep(pause) {
+		if _, err := os.Stat(diskDevice); err == nil {
+			break
+		}
+	}
+	return mount(diskDevice, "ext4", "/var/tmp", "")
 }
 
 func mount(source, fstype, target, options string) error {

@@ -13,7 +13,7 @@ import (
 // initramfs is the guest's whole file system: init, the program under test and what init is to do with it.
 func initramfs(init, program string, job []byte) (*os.File, error) {
 	var w qemu.Initramfs
-	for _, dir := range []string{"dev", "proc", "sys", "tmp"} {
+	for _, dir := range []string{"dev", "proc", "sys", "tmp", "var", "var/tmp"} {
 		w.Dir(dir)
 	}
 	for _, p := range []struct{ name, path string }{{"init", init}, {"program", program}} {

@@ -7,9 +7,9 @@
 //	bin/guest -cgroup v1 -- bin/cgroup.test -test.run TestReal -test.v
 //
 // The guest is the kernel, this program as its init, and the program to run, which must be static: there is no shell, no
-// library and no network. It works in /tmp and gets the environment variables named MEMRECON_*. A boot takes some two
-// seconds without KVM. Everything is passed to QEMU in memory and QEMU ends with this command, however that ends, so nothing
-// is left behind.
+// library and no network. It works in /tmp, a tmpfs, has a disk at /var/tmp where one was asked for (-disk), and gets the
+// environment variables named MEMRECON_*. A boot takes some two seconds without KVM. Everything is passed to QEMU in memory and
+// QEMU ends with this command, however that ends, so nothing is left behind.
 //
 // The exit status is the program's (128 and the signal where one ended it), or as with timeout(1): 124 where the time limit
 // ended the guest, 125 where the guest died or could not be started. On Ctrl-C and SIGTERM it is 130.
@@ -50,6 +50,7 @@ func hostMain() int {
 	flag.StringVar(&g.kernel, "kernel", ".cache/vmlinuz", "the kernel `image` to boot")
 	flag.StringVar(&g.cgroup, "cgroup", "v2", "the cgroup `version` that has the controllers, v1 or v2")
 	flag.IntVar(&g.memoryMiB, "memory", 512, "the guest's memory in `MiB`")
+	flag.IntVar(&g.diskMiB, "disk", 0, "the size of an empty disk at /var/tmp in `MiB`, 0 for none; takes mke2fs")
 	limit := flag.Duration("limit", 5*time.Minute, "`how long` the guest may take")
 	flag.Usage = func() {
 		fmt.Fprintln(flag.CommandLine.Output(), "usage: guest [flags] -- PROGRAM [ARGUMENT...]")

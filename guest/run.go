@@ -18,6 +18,7 @@ type guest struct {
 	kernel    string   // the image's file
 	cgroup    string   // v1 or v2
 	memoryMiB int      // what the machine has
+	diskMiB   int      // the size of its disk, 0 for none
 	init      string   // this command's file, as process 1
 	program   string   // the program's file
 	args      []string // its arguments, its name first
@@ -31,7 +32,7 @@ func (g guest) run(ctx context.Context, output io.Writer) (int, error) {
 	if _, err := os.Stat(g.kernel); err != nil {
 		return 0, fmt.Errorf("no kernel: %w; make deps downloads Debian's", err)
 	}
-	todo, err := json.Marshal(job{Cgroup: g.cgroup, Args: g.args, Env: g.env})
+	todo, err := json.Marshal(job{Cgroup: g.cgroup, Disk: g.diskMiB > 0, Args: g.args, Env: g.env})
 	if err != nil {
 		return 0, err
 	}
@@ -48,6 +49,14 @@ func (g guest) run(ctx context.Context, output io.Writer) (int, error) {
 	defer statusWriter.Close()
 
 	cmd := g.qemu(ctx, initrd, statusWriter)
+	if g.diskMiB > 0 {
+		disk, err := newDisk(g.diskMiB)
+		if err != nil {
+			return 0, err
+		}
+		defer disk.Close()
+		addDisk(cmd, disk)
+	}
 	console := qemu.DropCR{W: output}
 	cmd.Stdout, cmd.Stderr = console, console // as one and the same writer, which is not written to twice at once
 	runErr := cmd.Run()

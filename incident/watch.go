@@ -5,6 +5,7 @@ package incident
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"maps"
 	"slices"
@@ -28,6 +29,8 @@ type Config struct {
 	Kmsg string
 	// Tell is told an Incident when it is new and when its verdict or its effect has become another. It must not keep the caller waiting.
 	Tell func(Incident)
+	// Disk keeps incidents over a restart; nil for nothing does.
+	Disk *Disk
 	// Logger takes what stands in the way.
 	Logger *slog.Logger
 	// Clock tells the time; nil for time.Now.
@@ -69,11 +72,14 @@ type Watch struct {
 	started time.Time
 	kept    []*entry // by time of arrival
 	counts  map[Key]uint64
+	unsaved bool
 }
 
 type entry struct {
 	Incident
 	counted bool
+	// restored tells that it was told by a watch before this one.
+	restored bool
 	told    struct {
 		verdict verdict.Verdict
 		effect  verdict.Effect
@@ -92,9 +98,72 @@ func Open(c Config) *Watch {
 			c.Logger.Info("verdicts rest on counters and on the kubelet's word, not on the kernel's records", "error", err)
 		}
 	}
-	return &Watch{
+	w := &Watch{
 		config: c, log: log, flight: flight.NewRecorder(flight.Options{}), synced: make(chan *snapshot.Snapshot, 1),
 		judge: verdict.NewJudge(log != nil), started: c.Clock(), counts: map[Key]uint64{},
+	}
+	w.restore()
+	return w
+}
+
+// restore takes in what was kept on disk.
+func (w *Watch) restore() {
+	if w.config.Disk == nil {
+		return
+	}
+	incidents, err := w.config.Disk.Load()
+	if err != nil {
+		w.complain("not all incidents from before are known", err)
+	}
+	for _, in := range incidents {
+		w.kept = append(w.kept, &entry{Incident: in, counted: true, restored: true})
+	}
+}
+
+func (w *Watch) complain(what string, err error) {
+	hint := ""
+	if found, ok := errors.AsType[*Error](err); ok {
+		hint = found.Hint
+	}
+	w.config.Logger.Warn(what, "error", err, "hint", hint)
+}
+
+// save has the disk hold what is known now. An error is told once, until it is another.
+func (w *Watch) save(told string) string {
+	w.mu.Lock()
+	due := w.unsaved
+	w.unsaved = false
+	w.mu.Unlock()
+	if !due {
+		return told
+	}
+	err := w.config.Disk.Save(w.Incidents())
+	if err == nil {
+		return ""
+	}
+	w.mu.Lock()
+	w.unsaved = true
+	w.mu.Unlock()
+	if err.Error() != told {
+		w.complain("incidents are not kept on disk", err)
+	}
+	return err.Error()
+}
+
+// saveEvery is how often the disk is written to at most.
+const saveEvery = 5 * time.Second
+
+// keepOnDisk saves now and then, and in the end.
+func (w *Watch) keepOnDisk(ctx context.Context) {
+	ticker := time.NewTicker(saveEvery)
+	defer ticker.Stop()
+	told := ""
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case <-ticker.C:
+		}
+		told = w.save(told)
 	}
 }
 
@@ -105,6 +174,9 @@ func (w *Watch) Run(ctx context.Context) {
 		running.Go(func() { w.followLog(ctx) })
 	}
 	running.Go(func() { w.followCounters(ctx) })
+	if w.config.Disk != nil {
+		running.Go(func() { w.keepOnDisk(ctx) })
+	}
 	running.Wait()
 }
 
@@ -165,7 +237,7 @@ func (w *Watch) Round(r *collector.Result) {
 		}
 		w.record(e)
 		if s.Time.Sub(e.Time) >= settled {
-			e.counted = true
+			e.counted, w.unsaved = true, true
 			if !e.Time.Before(w.started) {
 				w.count(e)
 			}
@@ -197,6 +269,10 @@ func (w *Watch) keep(in verdict.Incident) *entry {
 		i = len(w.kept) - 1
 	}
 	e := w.kept[i]
+	if e.restored && in.Time.Before(w.started) {
+		return e // the kernel's log has it still, but whose it was was known better then
+	}
+	w.unsaved = true
 	e.Incident.Incident = in
 	w.record(e)
 	if over := len(w.kept) - mostIncidents; over > 0 {
@@ -212,7 +288,7 @@ func (w *Watch) keep(in verdict.Incident) *entry {
 func (w *Watch) isNews(e *entry) bool {
 	before := e.told
 	e.told.verdict, e.told.effect = e.Verdict, e.Effect
-	if e.Time.Before(w.started) {
+	if e.restored || e.Time.Before(w.started) {
 		return false
 	}
 	return before.verdict != e.Verdict || before.effect != e.Effect && e.Effect == verdict.ProcessOnly
@@ -220,6 +296,9 @@ func (w *Watch) isNews(e *entry) bool {
 
 // record adds the flight record of the victim's cgroup as far as it goes by now.
 func (w *Watch) record(e *entry) {
+	if e.restored {
+		return
+	}
 	keys := w.flight.ByPath(e.Victim.Path)
 	if id := e.Victim.Identity.ContainerID; id != "" && len(keys) == 0 {
 		keys = w.flight.ByContainer(id)
@@ -228,7 +307,8 @@ func (w *Watch) record(e *entry) {
 		return
 	}
 	for _, key := range keys {
-		if r, ok := w.flight.Around(key, e.Time.Add(-2*time.Minute), e.Time.Add(settled)); ok && len(r.Samples) > 0 {
+		r, ok := w.flight.Around(key, e.Time.Add(-2*time.Minute), e.Time.Add(settled))
+		if ok && len(r.Samples) > 0 && r.Samples[0].Time.Before(e.Time) { // else it is another of this path, made since
 			e.Flight = r
 			return
 		}

@@ -20,13 +20,12 @@ func nameless(dir string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), dir), nil
 }
 
-// fileSystem is the type and the free bytes of the file system at dir.
-func fileSystem(dir string) (kind int64, free uint64, err error) {
-	var st unix.Statfs_t
+// statfs asks about the file system at dir.
+func statfs(dir string) (st unix.Statfs_t, err error) {
 	if err := unix.Statfs(dir, &st); err != nil {
-		return 0, 0, &os.PathError{Op: "statfs", Path: dir, Err: err}
+		return st, fmt.Errorf("%w; --dir says where", &os.PathError{Op: "statfs", Path: dir, Err: err})
 	}
-	return int64(st.Type), st.Bavail * uint64(st.Bsize), nil //nolint:unconvert // other types on other platforms
+	return st, nil
 }
 
 // tmpfs is a file in a tmpfs. Its pages are nobody's mapping: they count in the cgroup's shmem, but in no process's RSS.
@@ -45,21 +44,31 @@ func newTmpfs(c *Config) (*tmpfs, error) {
 		}
 		return &tmpfs{file: os.NewFile(uintptr(fd), "memfd")}, nil
 	}
-	kind, free, err := fileSystem(c.Dir)
-	switch {
-	case err != nil:
+	st, err := statfs(c.Dir)
+	if err != nil {
 		return nil, err
-	case kind != unix.TMPFS_MAGIC:
+	}
+	if st.Type != unix.TMPFS_MAGIC {
 		return nil, fmt.Errorf("%s is not in a tmpfs: mount one, or leave --dir out", c.Dir)
-	case c.Max > free && free > 0: // a tmpfs without a size has 0 blocks
+	}
+	// One without a size has 0 blocks, whatever is in it.
+	if free := st.Bavail * uint64(st.Bsize); st.Blocks > 0 && c.Max > free {
 		return nil, fmt.Errorf("the tmpfs at %s has room for %s: take less, or mount it with a larger size=", c.Dir, sizeText(free))
 	}
 	file, err := nameless(c.Dir)
-	return &tmpfs{file: file}, err
+	if err != nil {
+		return nil, err
+	}
+	return &tmpfs{file: file}, nil
 }
 
 func (t *tmpfs) grow(n uint64) error {
-	if err := unix.Fallocate(int(t.file.Fd()), 0, int64(t.used), int64(n)); err != nil {
+	// A signal interrupts it, and what it had taken is given back.
+	err := again(func() error { return unix.Fallocate(int(t.file.Fd()), 0, int64(t.used), int64(n)) })
+	switch {
+	case errors.Is(err, unix.ENOSPC):
+		return fmt.Errorf("%w: the tmpfs at %s is full: mount it with a larger size=", ErrNoMemory, t.file.Name())
+	case err != nil:
 		return &os.PathError{Op: "fallocate", Path: t.file.Name(), Err: err}
 	}
 	t.used += n
@@ -91,11 +100,11 @@ func newPageCache(c *Config) (*pageCache, error) {
 	if dir == "" {
 		dir = diskDir()
 	}
-	kind, _, err := fileSystem(dir)
+	st, err := statfs(dir)
 	if err != nil {
-		return nil, fmt.Errorf("%w; --dir says where", err)
+		return nil, err
 	}
-	if kind == unix.TMPFS_MAGIC || kind == unix.RAMFS_MAGIC {
+	if st.Type == unix.TMPFS_MAGIC || st.Type == unix.RAMFS_MAGIC {
 		return nil, fmt.Errorf("%s is in a tmpfs, whose pages are shared memory and no page cache: --dir takes a folder on a disk", dir)
 	}
 	file, err := nameless(dir)
@@ -232,6 +241,15 @@ func filesError(call string, err error) error {
 		return fmt.Errorf("%w: %w (RLIMIT_NOFILE, ulimit -Hn)", ErrNoMemory, &os.SyscallError{Syscall: call, Err: err})
 	}
 	return &os.SyscallError{Syscall: call, Err: err}
+}
+
+// again makes a system call until no signal interrupts it.
+func again(call func() error) error {
+	for {
+		if err := call(); err != unix.EINTR {
+			return err
+		}
+	}
 }
 
 func readNumber(file string) (uint64, error) {

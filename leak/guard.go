@@ -38,9 +38,6 @@ func newGuards(g Guards, w *Watcher) *guards { return &guards{Guards: g, watcher
 
 func (g *guards) took(n uint64) { g.since += n }
 
-// interval is how long it may wait until the next check.
-func (g *guards) interval() time.Duration { return lookEvery }
-
 // check is an error that wraps ErrGuard where one of them says to stop.
 func (g *guards) check(now time.Time) error {
 	if g.started.IsZero() {
@@ -53,8 +50,11 @@ func (g *guards) check(now time.Time) error {
 		return nil
 	}
 	g.next, g.since = now.Add(lookEvery), 0
-	m, err := g.watcher.host.Meminfo()
-	if err == nil {
+	if g.FloorBytes > 0 {
+		m, err := g.watcher.host.Meminfo()
+		if err != nil {
+			return fmt.Errorf("%w: the node's memory can't be watched: %w; --floor 0 goes without", ErrGuard, err)
+		}
 		for _, a := range []struct {
 			what  string
 			bytes snapshot.Value

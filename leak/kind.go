@@ -1,7 +1,6 @@
 package leak
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -37,20 +36,39 @@ const (
 	Socket Kind = "socket"
 )
 
-// kinds are all kinds, in the order in which they are listed, with their words.
-var kinds = []struct {
+// traits are what a kind is called and which options have a meaning for it.
+type traits struct {
 	kind  Kind
 	words string
-}{
-	{Anon, "anonymous memory"},
-	{THP, "anonymous memory in huge pages"},
-	{Mlock, "locked anonymous memory"},
-	{Tmpfs, "shared memory (tmpfs)"},
-	{File, "inactive page cache"},
-	{FileActive, "active page cache"},
-	{Slab, "kernel objects (slab)"},
-	{Pipe, "pipe buffers"},
-	{Socket, "socket buffers"},
+	// mapped tells that the process maps it: parts of it can be left untouched, and several threads can touch it.
+	mapped bool
+	// listed tells that it is on the kernel's lists of pages that are reclaimed by age, so that touching keeps it there.
+	listed bool
+	// placed tells that it is in a file, which has a folder.
+	placed bool
+	// reclaimed tells that a limit does not end it: the kernel drops some of it there.
+	reclaimed bool
+}
+
+// kinds are all kinds, in the order in which they are listed.
+var kinds = []traits{
+	{kind: Anon, words: "anonymous memory", mapped: true, listed: true},
+	{kind: THP, words: "anonymous memory in huge pages", mapped: true, listed: true},
+	{kind: Mlock, words: "locked anonymous memory", mapped: true},
+	{kind: Tmpfs, words: "shared memory (tmpfs)", listed: true, placed: true},
+	{kind: File, words: "inactive page cache", listed: true, placed: true, reclaimed: true},
+	{kind: FileActive, words: "active page cache", listed: true, placed: true, reclaimed: true},
+	{kind: Slab, words: "kernel objects (slab)"},
+	{kind: Pipe, words: "pipe buffers"},
+	{kind: Socket, words: "socket buffers"},
+}
+
+func (k Kind) traits() traits {
+	i := slices.IndexFunc(kinds, func(t traits) bool { return t.kind == k })
+	if i < 0 {
+		return traits{}
+	}
+	return kinds[i]
 }
 
 // ParseKind finds a kind by its name.
@@ -78,27 +96,32 @@ func (k *Kind) UnmarshalText(b []byte) (err error) {
 	return err
 }
 
-// words is the kind as a person says it.
-func (k Kind) words() string {
-	i := slices.IndexFunc(kinds, func(e struct {
-		kind  Kind
-		words string
-	}) bool {
-		return e.kind == k
-	})
-	return kinds[i].words
+// Check tells of options that have no meaning for the kind, rather than leave them without effect.
+func (c *Config) Check() error {
+	k, t := c.Kind, c.Kind.traits()
+	switch {
+	case t.kind == "":
+		return fmt.Errorf("%q is no kind of memory: one of %s", k, KindNames())
+	case c.Touch < 1 && (!t.mapped || k == Mlock):
+		return fmt.Errorf("--touch below 1 is for anon and thp: %s has no untouched part", k)
+	case c.Workers > 1 && !t.mapped:
+		return fmt.Errorf("--workers is for anon, thp and mlock: %s is taken by one thread", k)
+	case c.KeepHot && !t.listed:
+		return fmt.Errorf("--keep-hot is for what the kernel may reclaim: %s can't be", k)
+	case c.Dir != "" && !t.placed:
+		return fmt.Errorf("--dir is for tmpfs, file and file-active: %s is in no file", k)
+	}
+	return nil
 }
 
 // open prepares to take memory of a kind, and finds out whether that can be done. The granule is what it is taken in
 // multiples of. Nothing is taken yet.
 func open(c *Config, w *Watcher) (m memory, granule uint64, err error) {
-	if !slices.Contains([]Kind{Anon, THP, Mlock}, c.Kind) && c.Touch < 1 {
-		return nil, 0, fmt.Errorf("--touch below 1 is for anon and thp: %s has no untouched part", c.Kind)
+	if err := c.Check(); err != nil {
+		return nil, 0, err
 	}
 	page := pageSize()
 	switch c.Kind {
-	case Anon:
-		return newMapped(c, page, smallPages), page, nil
 	case THP:
 		size, err := w.hugePage()
 		if err != nil {
@@ -106,9 +129,6 @@ func open(c *Config, w *Watcher) (m memory, granule uint64, err error) {
 		}
 		return newMapped(c, size, hugePages), size, nil
 	case Mlock:
-		if c.Touch < 1 {
-			return nil, 0, errors.New("--touch below 1 is for anon and thp: locked memory is all resident")
-		}
 		m := newMapped(c, page, smallPages)
 		m.populated = lock
 		return m, page, mayLock(c.Max)
@@ -127,8 +147,9 @@ func open(c *Config, w *Watcher) (m memory, granule uint64, err error) {
 	case Socket:
 		m, err = newSockets(c.Max)
 		return m, socketPart, err
+	default:
+		return newMapped(c, page, smallPages), page, nil
 	}
-	return nil, 0, fmt.Errorf("%q is no kind of memory: one of %s", c.Kind, KindNames())
 }
 
 func newMapped(c *Config, granule uint64, prepare func([]byte) error) *mapped {

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -70,6 +71,7 @@ const (
 	Progress  EventKind = "progress"  // some time has gone by
 	Holding   EventKind = "holding"   // the shape is full
 	Releasing EventKind = "releasing" // the hold is over
+	Released  EventKind = "released"  // a block was given back
 	Ended     EventKind = "ended"     // all was given back; the sizes are what was held before
 )
 
@@ -81,7 +83,7 @@ var (
 	ErrNoMemory = errors.New("the kernel refused more memory")
 )
 
-// chunk bounds what is taken before guards and signals are looked at again: some hundredths of a second.
+// chunk bounds what a worker takes before guards and signals are looked at again: some hundredths of a second.
 const chunk = 32 << 20
 
 // Leak takes memory once.
@@ -130,13 +132,14 @@ func (l *Leak) run(ctx context.Context) (reason string, err error) {
 	for {
 		now := time.Now()
 		elapsed := now.Sub(l.start)
-		select {
-		case <-ctx.Done():
+		if ctx.Err() != nil {
 			return context.Cause(ctx).Error(), nil
-		default:
 		}
 		if err := l.guards.check(now); err != nil {
 			return "", err
+		}
+		if !holding.IsZero() && l.config.Hold > 0 && now.Sub(holding) >= l.config.Hold {
+			return l.release(ctx)
 		}
 		if l.config.KeepHot && !now.Before(nextTouch) {
 			if err := l.memory.touch(); err != nil {
@@ -147,7 +150,7 @@ func (l *Leak) run(ctx context.Context) (reason string, err error) {
 		if !now.Before(nextReport) {
 			l.emit(Progress, "", true)
 			nextReport = now.Add(l.config.Interval)
-			if !holding.IsZero() {
+			if _, moves := l.config.Shape.Next(elapsed); !holding.IsZero() && !moves {
 				nextReport = now.Add(10 * l.config.Interval)
 			}
 		}
@@ -160,28 +163,23 @@ func (l *Leak) run(ctx context.Context) (reason string, err error) {
 			holding = now
 			l.emit(Holding, "", true)
 		}
-		until := now.Add(l.guards.interval())
-		earlier := func(t time.Time) {
-			if t.Before(until) {
-				until = t
-			}
-		}
-		earlier(nextReport)
-		if !holding.IsZero() && l.config.Hold > 0 {
-			end := holding.Add(l.config.Hold)
-			if !now.Before(end) {
-				return l.release(ctx)
-			}
-			earlier(end)
-		}
-		if next, ok := l.config.Shape.Next(elapsed); ok {
-			earlier(l.start.Add(next))
-		}
-		if l.config.KeepHot {
-			earlier(nextTouch)
-		}
-		wait(ctx, time.Until(until))
+		wait(ctx, time.Until(l.wake(now, holding, nextReport, nextTouch)))
 	}
+}
+
+// wake is when there is something to do again.
+func (l *Leak) wake(now, holding, nextReport, nextTouch time.Time) time.Time {
+	times := []time.Time{now.Add(lookEvery), nextReport}
+	if !holding.IsZero() && l.config.Hold > 0 {
+		times = append(times, holding.Add(l.config.Hold))
+	}
+	if next, ok := l.config.Shape.Next(now.Sub(l.start)); ok {
+		times = append(times, l.start.Add(next))
+	}
+	if l.config.KeepHot {
+		times = append(times, nextTouch)
+	}
+	return slices.MinFunc(times, time.Time.Compare)
 }
 
 // wanted is what the shape wants, in whole granules.
@@ -197,7 +195,7 @@ func (l *Leak) wanted(t time.Duration) uint64 {
 func (l *Leak) follow(wanted uint64) (moved bool, err error) {
 	switch {
 	case wanted > l.held:
-		n := l.untilBlockEnd(min(wanted-l.held, max(chunk, l.granule)))
+		n := l.untilBlockEnd(min(wanted-l.held, chunk*uint64(max(1, l.config.Workers))))
 		if err := l.memory.grow(n); err != nil {
 			if errors.Is(err, unix.ENOMEM) {
 				return false, fmt.Errorf("%w after %s: %w; %s", ErrNoMemory, sizeText(l.held), err, l.guards.watcher.whyNoMemory())
@@ -218,16 +216,18 @@ func (l *Leak) follow(wanted uint64) (moved bool, err error) {
 			return false, err
 		}
 		l.held -= n
-		l.blocks = l.held / max(1, l.config.Block)
+		l.blocks = (l.held + l.blockBytes() - 1) / l.blockBytes()
 		return true, nil
 	}
 	return false, nil
 }
 
+// blockBytes is a block in whole granules.
+func (l *Leak) blockBytes() uint64 { return roundUp(max(1, l.config.Block), l.granule) }
+
 // untilBlockEnd is n, or less where a block ends before.
 func (l *Leak) untilBlockEnd(n uint64) uint64 {
-	block := roundUp(max(1, l.config.Block), l.granule)
-	n = min(n, block-l.held%block)
+	n = min(n, l.blockBytes()-l.held%l.blockBytes())
 	if l.config.DieAt > 0 && l.config.Touch >= 1 && l.held < l.config.DieAt {
 		n = min(n, roundUp(l.config.DieAt-l.held, l.granule))
 	}
@@ -236,9 +236,8 @@ func (l *Leak) untilBlockEnd(n uint64) uint64 {
 
 // countBlocks reports a block that has just become whole.
 func (l *Leak) countBlocks() {
-	block := roundUp(max(1, l.config.Block), l.granule)
-	n := (l.held + block - 1) / block
-	whole := l.held%block == 0 || l.config.Max > 0 && l.held >= l.config.Max
+	n := (l.held + l.blockBytes() - 1) / l.blockBytes()
+	whole := l.held%l.blockBytes() == 0 || l.config.Max > 0 && l.held >= l.config.Max
 	if n <= l.blocks || !whole {
 		return
 	}
@@ -256,22 +255,26 @@ func (l *Leak) release(ctx context.Context) (reason string, err error) {
 		return done, nil
 	}
 	l.emit(Releasing, "", true)
+	next := time.Now()
 	for l.held > 0 {
-		block := roundUp(max(1, l.config.Block), l.granule)
-		to := l.held - min(l.held, block)
-		for {
-			moved, err := l.follow(to)
-			if err != nil {
+		now := time.Now()
+		if err := l.guards.check(now); err != nil {
+			return "", err
+		}
+		if now.Before(next) {
+			if !wait(ctx, min(next.Sub(now), lookEvery)) {
+				return context.Cause(ctx).Error(), nil
+			}
+			continue
+		}
+		to := (l.held - 1) / l.blockBytes() * l.blockBytes() // the last block may be smaller
+		for l.held > to {
+			if _, err := l.follow(to); err != nil {
 				return "", err
 			}
-			if !moved {
-				break
-			}
 		}
-		l.emit(Progress, "", true)
-		if l.held > 0 && !wait(ctx, l.config.ReleaseEvery) {
-			return context.Cause(ctx).Error(), nil
-		}
+		l.emit(Released, "", true)
+		next = next.Add(l.config.ReleaseEvery)
 	}
 	return done, nil
 }

@@ -92,14 +92,8 @@ func (m *mapped) last() *block { return &m.blocks[len(m.blocks)-1] }
 
 func (m *mapped) mapBlock() error {
 	size := m.blockBytes
-	if m.limit > 0 {
-		var sum uint64
-		for i := range m.blocks {
-			sum += uint64(len(m.blocks[i].data))
-		}
-		if sum < m.limit {
-			size = min(size, m.limit-sum)
-		}
+	if before := uint64(len(m.blocks)) * m.blockBytes; before < m.limit { // all are whole but the last one
+		size = min(size, m.limit-before)
 	}
 	room := size
 	if m.granule > pageSize() {

@@ -32,8 +32,8 @@ type Bound struct {
 	Bytes uint64 `json:"bytes"`
 	// After is when that is, as the shape goes; absent where it never is, or as fast as the kernel gives memory.
 	After snapshot.Value `json:"after_seconds,omitzero"`
-	// Kills tells that the kernel kills there.
-	Kills bool `json:"kills"`
+	// Then is what happens there, in words.
+	Then string `json:"then"`
 }
 
 // Plan looks at limits, node and shape.
@@ -41,10 +41,9 @@ func (l *Leak) Plan() Plan {
 	w := l.guards.watcher
 	p := Plan{Text: []string{l.intention()}}
 	for _, level := range w.levels() {
-		if b, ok := cgroupBound(&level); ok {
-			p.Limited = true
-			p.Bounds = append(p.Bounds, b)
-		}
+		bounds, limited := cgroupBounds(&level)
+		p.Limited = p.Limited || limited
+		p.Bounds = append(p.Bounds, bounds...)
 	}
 	if w != nil {
 		if m, err := w.host.Meminfo(); err == nil {
@@ -55,10 +54,13 @@ func (l *Leak) Plan() Plan {
 	reached := false
 	for i := range p.Bounds {
 		b := &p.Bounds[i]
+		if b.Then == thenKills && l.config.Kind.traits().reclaimed {
+			b.Then = "page cache is dropped there, and it goes on"
+		}
 		if after, ok := l.reach(b.Bytes); ok {
 			b.After = snapshot.Of(uint64(after.Round(time.Second) / time.Second))
 			if !reached {
-				p.Text = append(p.Text, fmt.Sprintf("First it will meet %s, after %s%s.", b.What, sizeText(b.Bytes), inTime(l.config.Shape, after)))
+				p.Text = append(p.Text, fmt.Sprintf("First it will meet %s, after %s%s: %s.", b.What, sizeText(b.Bytes), inTime(l.config.Shape, after), b.Then))
 			}
 			reached = true
 		}
@@ -93,9 +95,9 @@ func (l *Leak) intention() string {
 	c := &l.config
 	var b strings.Builder
 	if c.Max > 0 {
-		fmt.Fprintf(&b, "Takes %s of %s", sizeText(c.Max), c.Kind.words())
+		fmt.Fprintf(&b, "Takes %s of %s", sizeText(c.Max), c.Kind.traits().words)
 	} else {
-		fmt.Fprintf(&b, "Takes %s without end", c.Kind.words())
+		fmt.Fprintf(&b, "Takes %s without end", c.Kind.traits().words)
 	}
 	switch s := c.Shape.(type) {
 	case Blocks:
@@ -106,10 +108,7 @@ func (l *Leak) intention() string {
 	case Rate:
 		fmt.Fprintf(&b, " at %s a second", sizeText(s.BytesPerSecond))
 	case Curve:
-		b.WriteString(" along a curve")
-		if s.Repeat {
-			b.WriteString(" that repeats")
-		}
+		b.WriteString(" " + s.words)
 	}
 	if c.Touch < 1 {
 		fmt.Fprintf(&b, ", touching %g%% of it", 100*c.Touch)
@@ -117,33 +116,49 @@ func (l *Leak) intention() string {
 	if c.DieAt > 0 {
 		fmt.Fprintf(&b, ", and dies at %s with %s", sizeText(c.DieAt), c.Death)
 	}
-	b.WriteString("; then holds it ")
-	if c.Hold > 0 {
-		fmt.Fprintf(&b, "for %s.", c.Hold)
+	if s, ok := c.Shape.(Curve); ok && s.Repeat {
+		b.WriteString("; goes on ")
 	} else {
+		b.WriteString("; then holds it ")
+	}
+	switch {
+	case c.Hold > 0 && c.ReleaseEvery > 0:
+		fmt.Fprintf(&b, "for %s and gives back %s every %s.", c.Hold, sizeText(c.Block), c.ReleaseEvery)
+	case c.Hold > 0:
+		fmt.Fprintf(&b, "for %s.", c.Hold)
+	default:
 		b.WriteString("until Ctrl-C or SIGTERM.")
 	}
 	return b.String()
 }
 
-// cgroupBound is what is left to a cgroup's limit once its page cache is dropped.
-func cgroupBound(c *snapshot.Cgroup) (Bound, bool) {
+// thenKills is what happens at a limit.
+const thenKills = "the kernel kills there"
+
+// cgroupBounds are what is left to a cgroup's limits once its page cache is dropped, and whether it has a hard one.
+func cgroupBounds(c *snapshot.Cgroup) (bounds []Bound, limited bool) {
+	usage, known := c.Usage.Get()
+	if !known {
+		return nil, false
+	}
+	used := usage - min(usage, stat(c, "active_file")+stat(c, "inactive_file"))
+	name := "cgroup " + c.Path
+	if c.Path == "/" {
+		name = "its own cgroup, or one above it"
+	}
+	if high, ok := c.High.Get(); ok {
+		bounds = append(bounds, Bound{
+			What: "memory.high " + sizeText(high) + " of " + name, Bytes: high - min(high, used), Then: "from there the kernel slows it down",
+		})
+	}
 	limit, limited := c.Max.Get()
 	if hidden, ok := c.Stat.Get("hierarchical_memory_limit"); ok && (!limited || hidden < limit) && hidden < 1<<62 {
 		limit, limited = hidden, true // v1: a cgroup above that can't be seen from here
 	}
-	usage, known := c.Usage.Get()
-	if !limited || !known {
-		return Bound{}, false
+	if limited {
+		bounds = append(bounds, Bound{What: "the limit " + sizeText(limit) + " of " + name, Bytes: limit - min(limit, used), Then: thenKills})
 	}
-	used := usage - min(usage, stat(c, "active_file")+stat(c, "inactive_file"))
-	name := c.Path
-	if name == "/" {
-		name = "its own cgroup, or one above it"
-	} else {
-		name = "cgroup " + name
-	}
-	return Bound{What: "the limit " + sizeText(limit) + " of " + name, Bytes: limit - min(limit, used), Kills: true}, true
+	return bounds, limited
 }
 
 // nodeBounds are the node's memory and the guard before it.
@@ -153,13 +168,14 @@ func nodeBounds(m *snapshot.Meminfo, floor uint64) []Bound {
 		return nil
 	}
 	swap, _ := m.SwapFree.Get()
-	bounds := []Bound{{What: "the end of the node's memory", Bytes: available + swap, Kills: true}}
+	bounds := []Bound{{What: "the end of the node's memory", Bytes: available + swap, Then: thenKills}}
 	if floor > 0 {
 		if kubelet, ok := kubeletAvailable(m).Get(); ok {
 			available = min(available, kubelet)
 		}
 		bounds = append(bounds, Bound{
 			What: "the guard that keeps " + sizeText(floor) + " of the node available", Bytes: available - min(available, floor),
+			Then: "it stops there",
 		})
 	}
 	return bounds

@@ -130,13 +130,38 @@ type Point struct {
 	Bytes uint64
 }
 
+// Ramp is a straight line from nothing to a size.
+func Ramp(most uint64, period time.Duration) Curve {
+	return Curve{Points: []Point{{0, 0}, {period, most}}, words: "in a straight line within " + period.String()}
+}
+
+// Saw goes from low to most in a straight line, stays there for the last hundredth of the period so that it is surely reached,
+// and begins again at low.
+func Saw(low, most uint64, period time.Duration) Curve {
+	return Curve{
+		Points: []Point{{0, low}, {period - period/100, most}, {period, most}}, Repeat: true,
+		words: "as a saw from " + sizeText(low) + ", a tooth every " + period.String(),
+	}
+}
+
+// Spike stays at low and is at most for the last tenth of each period.
+func Spike(low, most uint64, period time.Duration) Curve {
+	rise := period - period/10
+	return Curve{
+		Points: []Point{{0, low}, {rise, low}, {rise, most}, {period, most}}, Repeat: true,
+		words: "in spikes from " + sizeText(low) + ", one every " + period.String() + " that lasts " + (period - rise).String(),
+	}
+}
+
 // Curve goes through points, in straight lines; two points at the same time are a jump, to the second of them. Before the
 // first it has the first's size, after the last the last's.
 type Curve struct {
-	// Points has one or more, in the order of time.
+	// Points has one or more, in the order of time, and no more than two of the same time.
 	Points []Point
-	// Repeat starts the curve again at its end, for ever.
+	// Repeat starts the curve again at its end, for ever. Then there is no jump at the end.
 	Repeat bool
+	// words say what it looks like.
+	words string
 }
 
 // At is between the two points around the time.
@@ -186,10 +211,11 @@ func (c Curve) Full() (time.Duration, bool) {
 	if !c.Repeat {
 		return c.Points[len(c.Points)-1].At, true
 	}
-	return c.Reach(c.top())
+	return c.Reach(c.Top())
 }
 
-func (c Curve) top() (bytes uint64) {
+// Top is the largest size.
+func (c Curve) Top() (bytes uint64) {
 	for _, p := range c.Points {
 		bytes = max(bytes, p.Bytes)
 	}

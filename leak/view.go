@@ -43,20 +43,32 @@ func (v Lines) Event(e *Event) {
 	case Started:
 		fmt.Fprintf(v.W, "%s starts\n", at)
 	case Progress:
-		if _, inBlocks := v.Config.Shape.(Blocks); inBlocks && v.Config.StatsEvery > 0 {
+		if v.inBlocks(e) {
 			return // the blocks tell it
 		}
 		fmt.Fprintf(v.W, "%s %s taken, %s touched\n", at, sizeText(e.HeldBytes), sizeText(e.TouchedBytes))
 	case Holding:
+		if c, ok := v.Config.Shape.(Curve); ok && c.Repeat {
+			fmt.Fprintf(v.W, "%s is at its top, %s\n", at, sizeText(e.HeldBytes))
+			break
+		}
 		fmt.Fprintf(v.W, "%s holds %s, %s touched\n", at, sizeText(e.HeldBytes), sizeText(e.TouchedBytes))
 	case Releasing:
-		fmt.Fprintf(v.W, "%s gives it back\n", at)
+		fmt.Fprintf(v.W, "%s gives it back, %s every %s\n", at, sizeText(v.Config.Block), v.Config.ReleaseEvery)
+	case Released:
+		fmt.Fprintf(v.W, "%s %s left\n", at, sizeText(e.HeldBytes))
 	case Ended:
 		fmt.Fprintf(v.W, "%s ends: %s; held %s, %s touched\n", at, e.Reason, sizeText(e.HeldBytes), sizeText(e.TouchedBytes))
 	}
 	if !e.Inside.IsZero() {
 		fmt.Fprintf(v.W, "%s   %s\n", strings.Repeat(" ", len(at)), figures(&e.Inside))
 	}
+}
+
+// inBlocks tells that the size is still growing in blocks, each of which is shown.
+func (v Lines) inBlocks(e *Event) bool {
+	_, ok := v.Config.Shape.(Blocks)
+	return ok && (v.Config.Max == 0 || e.HeldBytes < v.Config.Max)
 }
 
 func figures(i *Inside) string {
@@ -95,12 +107,11 @@ func (v Bar) Event(e *Event) {
 	if v.Config.Max > 0 {
 		text += " of " + sizeText(v.Config.Max)
 	}
-	if e.ElapsedSeconds > 0 && e.Event != Holding {
-		text += fmt.Sprintf(", %s/s", sizeText(uint64(float64(e.HeldBytes)/e.ElapsedSeconds)))
-	}
-	if full, ok := v.Config.Shape.Full(); ok {
-		if left := full - time.Duration(e.ElapsedSeconds*float64(time.Second)); left > 0 {
-			text += ", " + left.Round(time.Second).String() + " left"
+	if left := v.Config.Max - e.HeldBytes; e.Event == Progress && e.HeldBytes > 0 && (v.Config.Max == 0 || e.HeldBytes < v.Config.Max) {
+		speed := float64(e.HeldBytes) / e.ElapsedSeconds
+		text += fmt.Sprintf(", %s/s", sizeText(uint64(speed)))
+		if v.Config.Max > 0 {
+			text += ", " + time.Duration(float64(left)/speed*float64(time.Second)).Round(time.Second).String() + " left"
 		}
 	}
 	if !e.Inside.IsZero() {

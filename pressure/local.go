@@ -274,12 +274,19 @@ func (r *run) come(c *Condition) bool {
 // would have come from a program.
 func (r *run) finished() bool { return len(r.running) == 0 }
 
-// look reads the cgroups.
+// look reads the cgroups. A parent is read before its children: what hit the parent's limit, killed in a child and falls between
+// the two would be a kill without a cause. So where there is a kill, all is read once more.
 func (r *run) look() error {
-	if err := r.cgroups.Sweep(); err != nil {
-		return err
+	var cgroups []snapshot.Cgroup
+	for range 2 {
+		if err := r.cgroups.Sweep(); err != nil {
+			return err
+		}
+		cgroups, _ = r.cgroups.Snapshot() // what can't be read is absent, and then not known
+		if !r.watcher.killed(cgroups) {
+			break
+		}
 	}
-	cgroups, _ := r.cgroups.Snapshot() // what can't be read is absent, and then not known
 	for _, e := range r.watcher.look(time.Since(r.began), cgroups) {
 		r.event(e)
 	}

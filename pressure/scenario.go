@@ -12,6 +12,7 @@ import (
 
 	"sigs.k8s.io/yaml"
 
+	"github.com/memrecon/memrecon/leak"
 	"github.com/memrecon/memrecon/snapshot"
 )
 
@@ -338,10 +339,10 @@ func (c *checker) container(place string, one *Container, volumes []string) {
 	}
 }
 
-// dieWith is what leak's --die-with takes.
-var dieWith = regexp.MustCompile(`^(SIG[A-Z]+|exit:[0-9]{1,3})$`)
-
 func (c *checker) leak(place string, l *Leak) {
+	if _, err := leak.ParseKind(l.Kind); l.Kind != "" && err != nil {
+		c.bad(place+".kind", "%s", err)
+	}
 	c.quantity(place+".block", l.Block, false)
 	c.quantity(place+".max", l.Max, true)
 	c.quantity(place+".rate", l.Rate, false)
@@ -351,8 +352,11 @@ func (c *checker) leak(place string, l *Leak) {
 	if (l.DieAt == "") != (l.DieWith == "") {
 		c.bad(place+".dieWith", "dieAt and dieWith go together")
 	}
-	if l.DieWith != "" && !dieWith.MatchString(l.DieWith) {
-		c.bad(place+".dieWith", "%q is neither a signal, such as SIGSEGV, nor exit:N", l.DieWith)
+	if _, err := leak.ParseDeath(l.DieWith); l.DieWith != "" && err != nil {
+		c.bad(place+".dieWith", "%s", err)
+	}
+	if l.Rate != "" && l.Every != "" {
+		c.bad(place+".every", "rate grows steadily and every in blocks: one of them")
 	}
 }
 

@@ -3,6 +3,7 @@ package pressure
 import (
 	"fmt"
 	"path"
+	"slices"
 	"time"
 
 	"github.com/memrecon/memrecon/snapshot"
@@ -84,6 +85,14 @@ func (w *watcher) look(at time.Duration, cgroups []snapshot.Cgroup) []Event {
 		}
 	}
 	return append(hits, kills...)
+}
+
+// killed tells whether a reading has kills that the one before had not.
+func (w *watcher) killed(cgroups []snapshot.Cgroup) bool {
+	return slices.ContainsFunc(cgroups, func(c snapshot.Cgroup) bool {
+		was := w.last[c.Path]
+		return oomKills(&c) > oomKills(&was)
+	})
 }
 
 // cause is the level of the limit that was pressed last among those a cgroup is under; of several at once the lowest, which

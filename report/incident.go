@@ -45,6 +45,20 @@ func NewIncident(in *verdict.Incident, flight *flight.Record) Incident {
 	}
 }
 
+// Reason is the verdict as Kubernetes writes reasons: ContainerLimit, NodeOOM.
+func (in *Incident) Reason() string {
+	var b strings.Builder
+	for word := range strings.SplitSeq(string(in.Verdict), "-") {
+		switch word {
+		case "oom", "numa":
+			b.WriteString(strings.ToUpper(word))
+		default:
+			b.WriteString(strings.ToUpper(word[:1]) + word[1:])
+		}
+	}
+	return b.String()
+}
+
 // IncidentsText writes incidents for a person: a sentence each, why that victim, what to do, and the evidence.
 func IncidentsText(w io.Writer, list []Incident, o Options) error {
 	t := &text{o: o}

@@ -22,6 +22,7 @@ import (
 	"github.com/memrecon/memrecon/collector"
 	"github.com/memrecon/memrecon/exporter"
 	"github.com/memrecon/memrecon/incident"
+	"github.com/memrecon/memrecon/kubelet"
 	"github.com/memrecon/memrecon/report"
 	"github.com/memrecon/memrecon/snapshot"
 	"github.com/memrecon/memrecon/verdict"
@@ -33,6 +34,8 @@ type agentCommand struct {
 	Interval         time.Duration    `default:"1s" help:"How often the node is read, 100ms or more (${default})."`
 	ReportInterval   time.Duration    `default:"5m" help:"How often a report goes to standard output, 0 for never (${default})."`
 	Kmsg             string           `name:"path.kmsg" default:"/dev/kmsg" placeholder:"FILE" help:"The device of the kernel's log; where it cannot be opened, syslog(2) is tried; empty to do without (${default})."`
+	IncidentsDir     string           `name:"incidents.dir" placeholder:"DIR" help:"A folder in which incidents outlast a restart; without one they do not."`
+	KubernetesEvents bool             `name:"kubernetes.events" help:"Tell incidents as Events on the pods, and on the Node: kubectl describe shows them. Needs the right to create and patch events."`
 	LogFormat        string           `name:"log.format" default:"text" placeholder:"FORMAT" help:"text: reports on standard output, the log on standard error; json: both on standard output, one object a line (${default})."`
 	LogLevel         slog.Level       `name:"log.level" default:"info" placeholder:"LEVEL" help:"debug, info, warn or error (${default})."`
 	ListenAddresses  []string         `name:"web.listen-address" default:":19110" placeholder:"[HOST]:PORT" help:"Where to serve HTTP; may be given more than once (${default})."`
@@ -113,9 +116,36 @@ func (c *agentCommand) Run(stdout io.Writer, k *kong.Context) error {
 	if err != nil {
 		return err
 	}
+	told := []func(*report.Incident){}
+	if c.KubernetesEvents {
+		if config.Kubelet == nil {
+			return errors.New("--kubernetes.events needs --kubelet.url, for the names of pods")
+		}
+		events, err := kubelet.OpenEvents(*config.Kubelet)
+		if err != nil {
+			return err
+		}
+		told = append(told, func(in *report.Incident) { post(events, in) })
+		go events.Run(ctx, func(e snapshot.SourceError) {
+			logger.Warn("cannot write Events", "source", e.Source, "error", e.Error, "hint", e.Hint)
+		})
+	}
+	var disk *incident.Disk
+	if c.IncidentsDir != "" {
+		if disk, err = incident.OpenDisk(c.IncidentsDir); err != nil {
+			return err
+		}
+	}
 	out := &console{w: stdout, json: c.LogFormat == "json"}
 	watch := incident.Open(incident.Config{
-		Procfs: c.Procfs, Sysfs: c.Sysfs, Kmsg: c.Kmsg, Logger: logger, Tell: func(in incident.Incident) { c.tell(out, logger, &in) },
+		Procfs: c.Procfs, Sysfs: c.Sysfs, Kmsg: c.Kmsg, Disk: disk, Logger: logger,
+		Tell: func(in incident.Incident) {
+			words := report.NewIncident(&in.Incident, in.Flight)
+			c.tell(out, logger, &words)
+			for _, tell := range told {
+				tell(&words)
+			}
+		},
 	})
 	handler, err := exporter.NewHandler(exporter.Config{
 		Latest: node.Latest, Incidents: watch, Interval: c.Interval, Classes: exported, MaxCgroups: c.MetricsMaxGroups, Version: buildVersion(), Logger: logger,
@@ -182,19 +212,36 @@ func (c *agentCommand) schedule(due chan<- *collector.Result) func(*collector.Re
 
 // tell says what died, in a line of the log at once, and what is known of it as a block. What only was told to stop has nothing to do
 // with memory as a rule.
-func (c *agentCommand) tell(out *console, logger *slog.Logger, in *incident.Incident) {
-	words := report.NewIncident(&in.Incident, in.Flight)
+func (c *agentCommand) tell(out *console, logger *slog.Logger, in *report.Incident) {
 	level := slog.LevelWarn
 	if in.Verdict == verdict.Stopped {
 		level = slog.LevelDebug
 	}
-	logger.Log(context.Background(), level, words.Sentence, "verdict", in.Verdict, "confidence", in.Confidence, "time", in.Time,
-		"namespace", in.Victim.Namespace, "pod", in.Victim.Pod, "container", in.Victim.Container, "cgroup", in.Victim.Path, "page", words.Page)
+	logger.Log(context.Background(), level, in.Sentence, "verdict", in.Verdict, "confidence", in.Confidence, "time", in.Time,
+		"namespace", in.Victim.Namespace, "pod", in.Victim.Pod, "container", in.Victim.Container, "cgroup", in.Victim.Path, "page", in.Page)
 	if level < slog.LevelWarn {
 		return
 	}
-	if err := out.incident(&words); err != nil {
+	if err := out.incident(in); err != nil {
 		logger.Error("cannot write the incident", "error", err)
+	}
+}
+
+// post writes an incident as an Event on its pod, and on the Node where the node's own memory was at its end.
+func post(events *kubelet.Events, in *report.Incident) {
+	if in.Verdict == verdict.Stopped {
+		return
+	}
+	event := kubelet.Event{
+		Namespace: in.Victim.Namespace, Pod: in.Victim.Pod, UID: in.Victim.Identity.PodUID, Container: in.Victim.Container,
+		Reason: in.Reason(), Message: in.Sentence + " " + in.Page, Time: in.Time,
+	}
+	if event.Pod != "" {
+		events.Post(event)
+	}
+	switch in.Verdict {
+	case verdict.NodeOOM, verdict.KubepodsLimit, verdict.Evicted, verdict.EvictedInnocent:
+		events.Post(kubelet.Event{Reason: event.Reason, Message: event.Message, Time: event.Time})
 	}
 }
 

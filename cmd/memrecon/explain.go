@@ -3,9 +3,16 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"net/http"
+	"net/url"
 	"os"
+	"strings"
+	"syscall"
+	"time"
 
 	"github.com/memrecon/memrecon/cgroup"
 	"github.com/memrecon/memrecon/kernellog"
@@ -15,15 +22,63 @@ import (
 )
 
 type explainCommand struct {
-	KernelLog string `name:"kernel-log" placeholder:"FILE" help:"A kernel's log as text, from any machine: dmesg, journalctl, syslog, JSON lines; - for standard input. Without it, this machine's."`
-	Pods      string `placeholder:"FILE" help:"The pods, for their names: kubectl get pods -A -o json, or the kubelet's /pods."`
-	Kmsg      string `name:"path.kmsg" default:"/dev/kmsg" placeholder:"FILE" help:"The device of the kernel's log (${default})."`
-	Output    output `short:"o" enum:"text,json,yaml" default:"text" help:"text, json or yaml (${default})."`
+	Of        string        `arg:"" optional:"" name:"POD|CONTAINER" help:"A pod, NAMESPACE/POD, POD/CONTAINER, a container's name or ID, or a unit; without it, everything."`
+	Since     time.Duration `default:"1h" help:"How far to look back (${default})."`
+	Agent     string        `default:"http://127.0.0.1:19110" placeholder:"URL" help:"The agent to ask (${default}). Where none is, this machine's kernel log is read."`
+	KernelLog string        `name:"kernel-log" placeholder:"FILE" help:"A kernel's log as text, from any machine: dmesg, journalctl, syslog, JSON lines; - for standard input. Without it, this machine's."`
+	Pods      string        `placeholder:"FILE" help:"The pods, for their names: kubectl get pods -A -o json, or the kubelet's /pods."`
+	Kmsg      string        `name:"path.kmsg" default:"/dev/kmsg" placeholder:"FILE" help:"The device of the kernel's log (${default})."`
+	Output    output        `short:"o" enum:"text,json,yaml" default:"text" help:"text, json or yaml (${default})."`
 }
 
-// Run prints the OOM kills in a kernel's log. A log that cannot be read to its end, or pods that cannot, leave what there is, and
-// the output says so.
+// Validate finds what does not go together.
+func (c *explainCommand) Validate() error {
+	if c.KernelLog != "" && c.Of != "" {
+		return errors.New("--kernel-log tells all kills of the log; only an agent knows one pod's or container's")
+	}
+	return nil
+}
+
+// Run prints what the agent knows of what died; and without an agent the OOM kills in a kernel's log.
 func (c *explainCommand) Run(stdout io.Writer) error {
+	if c.KernelLog == "" {
+		incidents, err := c.ask()
+		switch {
+		case err == nil && c.Output == outputText:
+			return report.IncidentsText(stdout, incidents.Incidents, report.Options{Color: colored(stdout)})
+		case err == nil:
+			return encode(stdout, c.Output, incidents)
+		case c.Of != "" || !errors.Is(err, syscall.ECONNREFUSED):
+			return fmt.Errorf("asking the agent: %w; start memrecon agent, name another with --agent, or in a cluster: "+
+				"kubectl -n memrecon exec ds/memrecon -- /memrecon explain", err)
+		}
+	}
+	return c.kills(stdout)
+}
+
+// ask asks the agent.
+func (c *explainCommand) ask() (*report.IncidentsDocument, error) {
+	client := http.Client{Timeout: 10 * time.Second}
+	query := url.Values{"of": {c.Of}, "since": {c.Since.String()}}
+	response, err := client.Get(strings.TrimSuffix(c.Agent, "/") + "/api/v1/incidents?" + query.Encode())
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = response.Body.Close() }()
+	if response.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(io.LimitReader(response.Body, 1000))
+		return nil, fmt.Errorf("%s answers %s: %s", c.Agent, response.Status, bytes.TrimSpace(text))
+	}
+	var d report.IncidentsDocument
+	if err := json.NewDecoder(response.Body).Decode(&d); err != nil {
+		return nil, fmt.Errorf("%s: %w", c.Agent, err)
+	}
+	return &d, nil
+}
+
+// kills prints the OOM kills in a kernel's log. A log that cannot be read to its end, or pods that cannot, leave what there is, and
+// the output says so.
+func (c *explainCommand) kills(stdout io.Writer) error {
 	log := snapshot.KernelLog{}
 	parser := kernellog.NewParser(cgroup.Identify, func(k *snapshot.Kill) { log.Kills = append(log.Kills, *k) })
 	var errs []snapshot.SourceError

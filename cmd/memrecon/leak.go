@@ -35,11 +35,17 @@ type leakCommand struct {
 	Dir     string    `placeholder:"DIR" help:"Where file has its file, which has no name (the temporary folder), and where tmpfs has its (the kernel's own)." group:"What"`
 	Workers int       `default:"1" placeholder:"N" help:"How many threads touch side by side (${default})." group:"What"`
 
+	Shape   leakShape     `enum:"step,ramp,saw,spike" default:"step" help:"step: a block every --every. ramp: a straight line to --max within --period, or at --rate. saw: again and again a straight line from --low to --max within --period. spike: --max for the last tenth of each --period, --low before (${default})." group:"When"`
+	Period  time.Duration `placeholder:"TIME" help:"How long a ramp, or one tooth or spike, takes." group:"When"`
+	Low     *size         `placeholder:"SIZE" help:"What a saw or spike comes down to (0)." group:"When"`
+	Profile string        `type:"existingfile" placeholder:"FILE" help:"Follow a file in place of a shape: a time and a size a line, such as 10s 100Mi, straight lines between." group:"When"`
+	Repeat  bool          `help:"Begin the profile again at its end." group:"When"`
+
 	Every        time.Duration `default:"0s" placeholder:"TIME" help:"How long after a block comes the next (${default})." group:"When"`
 	EveryMS      *uint64       `short:"e" name:"every-ms" placeholder:"MS" help:"The same in milliseconds." group:"When"`
-	Rate         *rate         `placeholder:"SIZE/s" help:"Grow steadily in place of blocks, such as 50Mi/s." group:"When"`
-	Hold         time.Duration `default:"0s" placeholder:"TIME" help:"How long it is held, 0 for until Ctrl-C or SIGTERM (${default})." group:"When"`
-	ReleaseEvery time.Duration `default:"0s" placeholder:"TIME" help:"After the hold give back a block each such time, in place of all at once." group:"When"`
+	Rate         *rate         `placeholder:"SIZE/s" help:"Grow steadily in place of blocks, such as 50Mi/s: a ramp." group:"When"`
+	Hold         time.Duration `default:"0s" placeholder:"TIME" help:"How long it is held once --max is reached, 0 for until Ctrl-C or SIGTERM (${default})." group:"When"`
+	ReleaseEvery time.Duration `default:"0s" placeholder:"TIME" help:"After --hold give back a block each such time, in place of all at once." group:"When"`
 	Wait         bool          `short:"b" help:"Wait for Enter before anything is taken." group:"When"`
 
 	DieAt   *size       `placeholder:"SIZE" help:"End as --die-with says once so much is touched." group:"Ends"`
@@ -49,10 +55,26 @@ type leakCommand struct {
 	MaxPressure float64       `default:"50" placeholder:"PERCENT" help:"Stop when for more of the last 10 s nothing could run for want of memory, 0 for never (${default})." group:"Guards"`
 	Timeout     time.Duration `default:"1h" placeholder:"TIME" help:"Stop after this time, 0 for never (${default})." group:"Guards"`
 	IMeanIt     bool          `name:"i-mean-it" help:"Allow --max 0 where no cgroup has a limit." group:"Guards"`
-	OOMScoreAdj string        `name:"oom-score-adj" default:"1000" placeholder:"N" help:"Who dies first, -1000 to 1000; keep for as it is (${default})." group:"Guards"`
+	OOMScoreAdj string        `name:"oom-score-adj" placeholder:"N" help:"Who dies first, -1000 to 1000; keep for as it is (1000 where permitted)." group:"Guards"`
 
 	StatsEvery int    `short:"p" default:"10" placeholder:"N" help:"After how many blocks the figures are shown, 0 for never (${default})." group:"Output"`
 	Output     output `short:"o" enum:"text,json" default:"text" help:"text, or json: one object a line (${default})." group:"Output"`
+}
+
+// leakShape is a name of a shape.
+type leakShape string
+
+const (
+	stepShape  leakShape = "step"
+	rampShape  leakShape = "ramp"
+	sawShape   leakShape = "saw"
+	spikeShape leakShape = "spike"
+)
+
+// Help says what the exit statuses mean.
+func (c *leakCommand) Help() string {
+	return "Exit status: 0 the hold is over, or Ctrl-C, SIGTERM or its parent's end ended it; 1 it could not be done; 2 the command line is wrong; " +
+		"3 a guard stopped it; 4 the kernel refused more memory; as --die-with says."
 }
 
 // Exit statuses of leak beyond the common ones.
@@ -117,17 +139,16 @@ func (c *leakCommand) Run(stdout io.Writer) error {
 		return &statusError{errors.New("--max 0 takes all of the node's memory, as no cgroup here has a limit: add --i-mean-it, or run it in a cgroup with one"), exitUsage}
 	}
 	view.Plan(&plan)
-	if c.OOMScoreAdj != "keep" {
-		if err := watcher.SetOOMScoreAdj(c.OOMScoreAdj); err != nil {
-			return err
-		}
+	if err := c.setOOMScoreAdj(watcher); err != nil {
+		return err
 	}
 	ctx, stop := signal.NotifyContext(leak.WhileParentLives(context.Background()), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends it at once
-	if c.Wait && !enter(ctx, stdout) {
+	if c.Wait && !enter(ctx, os.Stderr) {
 		return nil
 	}
+	leak.Trim(c.Procfs)
 	switch err := l.Run(ctx); {
 	case errors.Is(err, leak.ErrGuard):
 		return &statusError{err, exitGuard}
@@ -138,9 +159,21 @@ func (c *leakCommand) Run(stdout io.Writer) error {
 	}
 }
 
+// setOOMScoreAdj sets what was asked for, or 1000 where that is permitted.
+func (c *leakCommand) setOOMScoreAdj(w *leak.Watcher) error {
+	switch c.OOMScoreAdj {
+	case "keep":
+		return nil
+	case "":
+		_ = w.SetOOMScoreAdj("1000")
+		return nil
+	}
+	return w.SetOOMScoreAdj(c.OOMScoreAdj)
+}
+
 // enter waits for a line on standard input; false where the context ends first.
-func enter(ctx context.Context, stdout io.Writer) bool {
-	fmt.Fprintln(stdout, "Waits for Enter.")
+func enter(ctx context.Context, prompt io.Writer) bool {
+	fmt.Fprintln(prompt, "Waits for Enter.")
 	entered := make(chan struct{})
 	go func() {
 		_, _ = bufio.NewReader(os.Stdin).ReadString('\n') // its end is an Enter as well
@@ -180,7 +213,7 @@ func (c *leakCommand) config() (*leak.Config, error) {
 	} else if block == 0 {
 		wrong("a block is more than 0 bytes")
 	}
-	if c.Max == nil && c.MaxMB == nil {
+	if c.Max == nil && c.MaxMB == nil && c.Profile == "" {
 		wrong("--max (or -x) is missing: how much to take, 0 for all there is")
 	}
 	most, err := either("-x", c.MaxMB, "--max", c.Max, 0)
@@ -221,30 +254,89 @@ func (c *leakCommand) config() (*leak.Config, error) {
 	if !(c.MaxPressure >= 0 && c.MaxPressure <= 100) {
 		wrong("--max-pressure %g: a percentage from 0 to 100", c.MaxPressure)
 	}
-	if n, err := strconv.Atoi(c.OOMScoreAdj); c.OOMScoreAdj != "keep" && (err != nil || n < -1000 || n > 1000) {
+	if n, err := strconv.Atoi(c.OOMScoreAdj); c.OOMScoreAdj != "" && c.OOMScoreAdj != "keep" && (err != nil || n < -1000 || n > 1000) {
 		wrong("--oom-score-adj %s: -1000 to 1000, or keep", c.OOMScoreAdj)
 	}
 	if (c.DieAt == nil) != (c.DieWith == nil) {
 		wrong("--die-at and --die-with go together")
 	}
-	if c.Rate != nil && every != 0 {
-		wrong("--rate grows steadily and --every in blocks: one of them")
+	if c.DieAt != nil && most > 0 && uint64(*c.DieAt) > most {
+		wrong("--die-at is more than --max, so it would never come")
+	}
+	if c.ReleaseEvery > 0 && c.Hold == 0 {
+		wrong("--release-every comes after --hold: say how long that is")
+	}
+	shape, err := c.shape(block, most, every)
+	if err != nil {
+		errs = append(errs, err)
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, errors.New(strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
+	if curve, ok := shape.(leak.Curve); ok && most == 0 {
+		most = curve.Top()
+	}
 	config := &leak.Config{
-		Kind: c.Kind, Shape: leak.Blocks{Block: block, Max: most, Every: every}, Block: block, Max: most, Touch: c.Touch, Spread: c.Spread,
+		Kind: c.Kind, Shape: shape, Block: block, Max: most, Touch: c.Touch, Spread: c.Spread,
 		Dir: c.Dir, Workers: c.Workers, KeepHot: c.KeepHot, Hold: c.Hold, ReleaseEvery: c.ReleaseEvery, StatsEvery: c.StatsEvery, Interval: time.Second,
 		Guards: leak.Guards{FloorBytes: uint64(c.Floor), MaxFullPercent: c.MaxPressure, Timeout: c.Timeout},
-	}
-	if c.Rate != nil {
-		config.Shape = leak.Rate{BytesPerSecond: uint64(*c.Rate), Max: most}
 	}
 	if c.DieAt != nil {
 		config.DieAt, config.Death = uint64(*c.DieAt), *c.DieWith
 	}
-	return config, nil
+	return config, config.Check()
+}
+
+// shape is what the flags of time make, or what is wrong with them.
+func (c *leakCommand) shape(block, most uint64, every time.Duration) (leak.Shape, error) {
+	var low uint64
+	if c.Low != nil {
+		low = uint64(*c.Low)
+	}
+	waves := c.Shape == sawShape || c.Shape == spikeShape
+	switch {
+	case c.Profile != "" && (c.Shape != stepShape || c.Rate != nil || every != 0):
+		return nil, errors.New("--profile says all of when: leave --shape, --rate and --every out")
+	case c.Repeat && c.Profile == "":
+		return nil, errors.New("--repeat is for --profile: saw and spike repeat anyway")
+	case c.Rate != nil && every != 0:
+		return nil, errors.New("--rate grows steadily and --every in blocks: one of them")
+	case c.Rate != nil && (c.Period != 0 || waves):
+		return nil, errors.New("--rate is for a ramp without --period")
+	case c.Low != nil && !waves:
+		return nil, errors.New("--low is for --shape saw and spike")
+	case c.Shape != stepShape && every != 0:
+		return nil, errors.New("--every is for --shape step")
+	case c.Shape != stepShape && c.Rate == nil && c.Period < time.Millisecond:
+		return nil, fmt.Errorf("--shape %s takes --period, 1ms or more", c.Shape)
+	case c.Shape == stepShape && c.Period != 0:
+		return nil, errors.New("--period is for --shape ramp, saw and spike")
+	case c.Shape != stepShape && c.Rate == nil && most == 0:
+		return nil, fmt.Errorf("--shape %s goes up to --max, which has to be more than 0", c.Shape)
+	case waves && low >= most:
+		return nil, errors.New("--low has to be less than --max")
+	}
+	switch {
+	case c.Profile != "":
+		text, err := os.ReadFile(c.Profile)
+		if err != nil {
+			return nil, err
+		}
+		curve, err := leak.ParseProfile(string(text), c.Repeat)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", c.Profile, err)
+		}
+		return curve, nil
+	case c.Rate != nil:
+		return leak.Rate{BytesPerSecond: uint64(*c.Rate), Max: most}, nil
+	case c.Shape == rampShape:
+		return leak.Ramp(most, c.Period), nil
+	case c.Shape == sawShape:
+		return leak.Saw(low, most, c.Period), nil
+	case c.Shape == spikeShape:
+		return leak.Spike(low, most, c.Period), nil
+	}
+	return leak.Blocks{Block: block, Max: most, Every: every}, nil
 }
 
 // either is the size of the one of two flags that was given, or what there is without.

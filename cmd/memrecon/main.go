@@ -19,7 +19,7 @@ type cli struct {
 	Figures    figuresCommand            `cmd:"" help:"List the figures that memrecon knows, with their values on this node."`
 	Bridge     bridgeCommand             `cmd:"" help:"Explain the difference between two figures, to the byte."`
 	Capture    captureCommand            `cmd:"" help:"Save a snapshot of this node to a file, for a bug report or a later look."`
-	Explain    explainCommand            `cmd:"" help:"Say what the kernel's OOM killer killed, which limit did it and whose, from the kernel's log."`
+	Explain    explainCommand            `cmd:"" help:"Say what died for memory, which limit did it and whose: asks the agent, or reads a kernel's log."`
 	Agent      agentCommand              `cmd:"" help:"Keep watching: metrics and an API over HTTP, a report on standard output now and then."`
 	Leak       leakCommand               `cmd:"" help:"Take memory in a controlled manner, and give it back."`
 	Pressure   pressureCommand           `cmd:"" help:"Make pressure by a scenario, and compare what happens with what was expected."`
