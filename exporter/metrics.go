@@ -20,7 +20,7 @@ import (
 // The bounds of what one scrape holds: so many series for the node and memrecon itself, and so many for each exported cgroup,
 // whatever the node is like. The Go runtime's and the process' own metrics come on top.
 const (
-	MaxNodeSeries   = 182 + incident.MostKeys + numVerdicts
+	MaxNodeSeries   = 178 + incident.MostKeys + numVerdicts
 	MaxCgroupSeries = 42
 )
 

@@ -80,7 +80,7 @@ type entry struct {
 	counted bool
 	// restored tells that it was told by a watch before this one.
 	restored bool
-	told    struct {
+	told     struct {
 		verdict verdict.Verdict
 		effect  verdict.Effect
 	}
