@@ -10,6 +10,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"strings"
@@ -56,12 +57,15 @@ func setUp() error {
 }
 
 // run runs a program and returns what it printed, with what it said of an error in that.
-func run(program string, args ...string) (string, error) {
+func run(program string, args ...string) (string, error) { return runWith(nil, program, args...) }
+
+// runWith runs a program with something on its standard input.
+func runWith(in io.Reader, program string, args ...string) (string, error) {
 	ctx, stop := context.WithTimeout(context.Background(), 6*time.Minute)
 	defer stop()
 	var stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, program, args...)
-	cmd.Stderr = &stderr
+	cmd.Stdin, cmd.Stderr = in, &stderr
 	out, err := cmd.Output()
 	if err != nil {
 		err = fmt.Errorf("%s %s: %w: %s", program, strings.Join(args, " "), err, bytes.TrimSpace(stderr.Bytes()))

@@ -1,0 +1,99 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/memrecon/memrecon/report"
+	"github.com/memrecon/memrecon/verdict"
+)
+
+// Pods that die for memory, each in another way, and what the agent says of them. It has the base's rights: not the kernel's log.
+func TestVerdicts(t *testing.T) {
+	needCluster(t)
+	unharmed(t)
+	for _, test := range []struct {
+		name string
+		// leak are the arguments of memrecon leak.
+		leak, limit string
+		restart     string
+		verdicts    []verdict.Verdict
+		effect      verdict.Effect
+	}{
+		// The kubelet gives a pod its container's limit, and the sandbox counts too: so the pod's is hit first, or the container's.
+		{"over-limit", "--rate=50Mi/s --max=0", "100Mi", "Never", []verdict.Verdict{verdict.PodLimit, verdict.ContainerLimit}, verdict.Ended},
+		{"own-cap", "--rate=50Mi/s --max=90Mi --die-at=80Mi --die-with=SIGABRT", "100Mi", "Never", []verdict.Verdict{verdict.RuntimeCap}, verdict.Ended},
+		// Whoever is faster: the kernel at the limit of all pods, or the kubelet, which looks every 10 s.
+		{"fast-leak", "--rate=150Mi/s --max=0 --floor=0 --max-pressure=0 --i-mean-it", "", "Never",
+			[]verdict.Verdict{verdict.KubepodsLimit, verdict.QoSLimit, verdict.NodeOOM, verdict.Evicted}, ""},
+		{"slow-leak", "--rate=25Mi/s --max=0 --floor=0 --max-pressure=0 --i-mean-it", "", "Never",
+			[]verdict.Verdict{verdict.Evicted, verdict.KubepodsLimit, verdict.QoSLimit}, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			limits := ""
+			if test.limit != "" {
+				limits = fmt.Sprintf(`"resources": {"limits": {"memory": %q}},`, test.limit)
+			}
+			args, err := json.Marshal(append([]string{"leak"}, strings.Fields(test.leak)...))
+			if err != nil {
+				t.Fatal(err)
+			}
+			apply(t, fmt.Sprintf(`{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": %q, "namespace": "default"}, "spec": {
+				"restartPolicy": %q, "terminationGracePeriodSeconds": 1, "containers": [{"name": "leak", "image": "localhost/memrecon", "imagePullPolicy": "Never", %s
+				"args": %s}]}}`, test.name, test.restart, limits, args))
+			defer kubectl(t, "delete", "pod", test.name, "--namespace=default", "--wait=true", "--ignore-not-found")
+
+			var in report.Incident
+			eventually(t, 4*time.Minute, "an incident", func() string {
+				found := incidents(t, "default/"+test.name)
+				if len(found) == 0 {
+					return "there is none: " + kubectl(t, "get", "pod", test.name, "--namespace=default", "--output=jsonpath={.status}")
+				}
+				in = found[0]
+				if test.effect != "" && in.Effect != test.effect {
+					return fmt.Sprintf("its effect is %q, want %q", in.Effect, test.effect)
+				}
+				return ""
+			})
+			t.Logf("%s (%s, %s): %s\n%+v", in.Verdict, in.Confidence, in.Effect, in.Sentence, in.Evidence)
+			if !slices.Contains(test.verdicts, in.Verdict) {
+				t.Errorf("the verdict is %s, want one of %v", in.Verdict, test.verdicts)
+			}
+			// The API's own word on the pod agrees, where it has one.
+			status := kubectl(t, "get", "pod", test.name, "--namespace=default", "--output=jsonpath={.status.reason} {.status.message} {.status.conditions}")
+			if evicted := strings.Contains(status, "low on resource: memory"); evicted != (in.Verdict == verdict.Evicted) && in.Kills == 0 {
+				t.Errorf("the verdict is %s, Kubernetes says %s", in.Verdict, status)
+			}
+			if log := kubectl(t, "--namespace="+namespace, "logs", "daemonset/memrecon"); !strings.Contains(log, in.Sentence) {
+				t.Errorf("the agent's log does not say %q:\n%s", in.Sentence, log)
+			}
+		})
+	}
+}
+
+// apply has the API server make what a document says.
+func apply(t *testing.T, document string) {
+	t.Helper()
+	if _, err := runWith(strings.NewReader(document), "kubectl", "apply", "--filename=-"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// incidents are those of a pod that the agent knows.
+func incidents(t *testing.T, pod string) []report.Incident {
+	t.Helper()
+	text, err := agentPath(t, "/api/v1/incidents?since=10m&of="+url.QueryEscape(pod))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var d report.IncidentsDocument
+	if err := json.Unmarshal([]byte(text), &d); err != nil {
+		t.Fatalf("%v in %.200q", err, text)
+	}
+	return d.Incidents
+}
