@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -24,28 +25,37 @@ type guard struct {
 	*branch
 	reader  *Reader
 	watcher *Watcher
+	end     func()
 
 	mu   sync.Mutex
 	told []snapshot.OOMCounters
 }
 
-// watchBranch begins to watch a branch's cgroups, and has taken one sweep.
+// watchBranch begins to watch a branch's cgroups, with nobody's rights on files, and has taken one sweep.
 func watchBranch(b *branch) *guard {
 	b.Helper()
 	g := &guard{branch: b, reader: open(b.T, b.Hierarchy, Options{SlowEvery: 1}), watcher: Watch(b.Hierarchy, "/proc")}
 	ctx, cancel := context.WithCancel(b.Context())
-	var running sync.WaitGroup
-	running.Go(func() {
+	run := func() {
 		g.watcher.Run(ctx, func(c snapshot.OOMCounters) {
 			g.mu.Lock()
 			defer g.mu.Unlock()
 			g.told = append(g.told, c)
 		})
+	}
+	var running sync.WaitGroup
+	running.Go(func() {
+		if b.Copy { // whose folders are the test's own
+			run()
+		} else {
+			asNobody(b.T, run)
+		}
 	})
-	b.Cleanup(func() {
+	g.end = func() {
 		cancel()
 		running.Wait()
-	})
+	}
+	b.Cleanup(g.end)
 	g.sync()
 	return g
 }
@@ -341,9 +351,8 @@ func (g *guard) wanted(cgroups, holders int) int {
 // Cgroups come and go, and nothing is left of the watches on those that are gone.
 func TestRealWatchChurn(t *testing.T) {
 	b := newBranch(t, "kubepods")
-	fds := openFiles(t)
+	fds, goroutines := openFiles(t), runtime.NumGoroutine()
 	g := watchBranch(b)
-	open := openFiles(t)
 	stop := b.churn()
 	for range 100 {
 		g.sync()
@@ -355,11 +364,13 @@ func TestRealWatchChurn(t *testing.T) {
 	g.sync()
 	cgroups, _ := sweep(t, g.reader)
 	g.settles("the watches are those of the cgroups", func() bool { return g.watches() == g.wanted(len(cgroups), 1) })
-	if now := openFiles(t) - g.reader.Stats().OpenFiles; now > open {
-		t.Errorf("%d open files, %d at the start, %d before", now, open, fds)
-	}
 	if told := g.all(); len(told) > 0 {
 		t.Errorf("told, though nothing was killed: %+v", told)
+	}
+	g.end()
+	g.settles("no goroutine is left", func() bool { return runtime.NumGoroutine() <= goroutines })
+	if now := openFiles(t) - g.reader.Stats().OpenFiles; now > fds {
+		t.Errorf("%d files are open, %d before", now, fds)
 	}
 }
 
