@@ -275,6 +275,28 @@ func TestWatchBeforeEventsLocal(t *testing.T) {
 	}
 }
 
+// Of a cgroup that is removed while it is read, what could not be read is not known. That of its descendants is not taken for its own.
+func TestWatchRemovedMeanwhile(t *testing.T) {
+	dir := t.TempDir()
+	const before, after = "max 0\noom 0\noom_kill 0\n", "max 0\noom 0\noom_kill 1\n"
+	materialise(t, dir, map[string]string{
+		"memory.stat": "anon 1\n", "pod/memory.stat": "anon 1\n", "pod/memory.max": "8192\n", "pod/memory.current": "4096\n",
+		"pod/memory.events": before, "pod/memory.events.local": before,
+	})
+	g := watchBranch(&branch{t, Hierarchy{Mode: snapshot.V2, Dir: dir, Copy: true}})
+	for _, gone := range []string{"memory.events.local", "memory.max"} {
+		if err := os.Remove(filepath.Join(dir, "pod", gone)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	materialise(t, dir, map[string]string{"pod/memory.events": after})
+	g.settles("the kill is told", func() bool { return g.last("/pod") != nil && g.last("/pod").After.OOMKill == snapshot.Of(1) })
+	if c := g.last("/pod"); c.Before.OOMKill != snapshot.Of(0) || c.LocalBefore.OOMKill != snapshot.Of(0) || !c.LocalAfter.IsZero() ||
+		c.Max != snapshot.Of(8192) {
+		t.Errorf("%+v", c)
+	}
+}
+
 func TestParseChanges(t *testing.T) {
 	event := func(wd int32, mask uint32, name string) []byte {
 		b := binary.NativeEndian.AppendUint32(nil, uint32(wd))
