@@ -16,11 +16,12 @@ func (w *Watcher) counters(dir int) (events, local snapshot.OOMEvents) {
 		return events, local
 	}
 	events = parseEvents(w.content(dir, "memory.events"))
-	own := w.content(dir, "memory.events.local")
-	if len(own) == 0 && !has(dir, "memory.events.local") { // before Linux 5.2 memory.events is the cgroup's own
+	local = parseEvents(w.content(dir, "memory.events.local"))
+	w.hasLocal = w.hasLocal || !local.IsZero()
+	if !w.hasLocal { // before Linux 5.2 memory.events is the cgroup's own
 		return local, events
 	}
-	return events, parseEvents(own)
+	return events, local // absent where the cgroup was removed between the two
 }
 
 // nodeKills is how many processes the kernel's OOM killer has killed since boot.

@@ -47,8 +47,10 @@ type Watcher struct {
 	order []*watched
 	// round counts the sweeps.
 	round int
-	kills snapshot.Value // of the node, on v1
-	buf   []byte
+	// hasLocal tells that the kernel has memory.events.local.
+	hasLocal bool
+	kills    snapshot.Value // of the node, on v1
+	buf      []byte
 }
 
 // watched is a cgroup that is watched.
@@ -388,18 +390,16 @@ func (w *Watcher) find(n *watched) {
 	for above := n.path; above != "/"; {
 		above = path.Dir(above)
 		if a := w.known[above]; a != nil {
-			w.read(a, func(snapshot.OOMEvents, snapshot.OOMEvents) bool { return true })
+			w.read(a, true)
 		}
 	}
 }
 
 // look reads the counters of a cgroup, and tells if they have moved.
-func (w *Watcher) look(n *watched) bool {
-	return w.read(n, func(events, local snapshot.OOMEvents) bool { return events.Moved(n.events) || local.Moved(n.local) })
-}
+func (w *Watcher) look(n *watched) bool { return w.read(n, false) }
 
-// read reads a cgroup's counters, and hands them over where they are worth it; that is what it returns.
-func (w *Watcher) read(n *watched, isWorth func(events, local snapshot.OOMEvents) bool) bool {
+// read reads a cgroup's counters, and hands them over if they have moved, or anyway.
+func (w *Watcher) read(n *watched, anyway bool) (told bool) {
 	dir, err := unix.Open(filepath.Join(w.hierarchy.Dir, n.path), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return false
@@ -411,6 +411,9 @@ func (w *Watcher) read(n *watched, isWorth func(events, local snapshot.OOMEvents
 	}
 	c := snapshot.OOMCounters{Time: time.Now(), Path: n.path, Inode: n.inode, Identity: n.identity}
 	c.After, c.LocalAfter = w.counters(dir)
+	if c.After.IsZero() && c.LocalAfter.IsZero() { // it was removed since, or it is the root
+		return false
+	}
 	if !n.seen {
 		n.seen = true
 		n.events, n.local = c.After, c.LocalAfter
@@ -418,7 +421,7 @@ func (w *Watcher) read(n *watched, isWorth func(events, local snapshot.OOMEvents
 			n.events, n.local = zero(c.After), zero(c.LocalAfter)
 		}
 	}
-	if !isWorth(c.After, c.LocalAfter) {
+	if !anyway && !c.After.Moved(n.events) && !c.LocalAfter.Moved(n.local) {
 		return false
 	}
 	usage, peak, limit := "memory.current", "memory.peak", "memory.max"

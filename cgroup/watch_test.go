@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -24,28 +25,37 @@ type guard struct {
 	*branch
 	reader  *Reader
 	watcher *Watcher
+	end     func()
 
 	mu   sync.Mutex
 	told []snapshot.OOMCounters
 }
 
-// watchBranch begins to watch a branch's cgroups, and has taken one sweep.
+// watchBranch begins to watch a branch's cgroups, with nobody's rights on files, and has taken one sweep.
 func watchBranch(b *branch) *guard {
 	b.Helper()
 	g := &guard{branch: b, reader: open(b.T, b.Hierarchy, Options{SlowEvery: 1}), watcher: Watch(b.Hierarchy, "/proc")}
 	ctx, cancel := context.WithCancel(b.Context())
-	var running sync.WaitGroup
-	running.Go(func() {
+	run := func() {
 		g.watcher.Run(ctx, func(c snapshot.OOMCounters) {
 			g.mu.Lock()
 			defer g.mu.Unlock()
 			g.told = append(g.told, c)
 		})
+	}
+	var running sync.WaitGroup
+	running.Go(func() {
+		if b.Copy { // whose folders are the test's own
+			run()
+		} else {
+			asNobody(b.T, run)
+		}
 	})
-	b.Cleanup(func() {
+	g.end = func() {
 		cancel()
 		running.Wait()
-	})
+	}
+	b.Cleanup(g.end)
 	g.sync()
 	return g
 }
@@ -265,6 +275,28 @@ func TestWatchBeforeEventsLocal(t *testing.T) {
 	}
 }
 
+// Of a cgroup that is removed while it is read, what could not be read is not known. That of its descendants is not taken for its own.
+func TestWatchRemovedMeanwhile(t *testing.T) {
+	dir := t.TempDir()
+	const before, after = "max 0\noom 0\noom_kill 0\n", "max 0\noom 0\noom_kill 1\n"
+	materialise(t, dir, map[string]string{
+		"memory.stat": "anon 1\n", "pod/memory.stat": "anon 1\n", "pod/memory.max": "8192\n", "pod/memory.current": "4096\n",
+		"pod/memory.events": before, "pod/memory.events.local": before,
+	})
+	g := watchBranch(&branch{t, Hierarchy{Mode: snapshot.V2, Dir: dir, Copy: true}})
+	for _, gone := range []string{"memory.events.local", "memory.max"} {
+		if err := os.Remove(filepath.Join(dir, "pod", gone)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	materialise(t, dir, map[string]string{"pod/memory.events": after})
+	g.settles("the kill is told", func() bool { return g.last("/pod") != nil && g.last("/pod").After.OOMKill == snapshot.Of(1) })
+	if c := g.last("/pod"); c.Before.OOMKill != snapshot.Of(0) || c.LocalBefore.OOMKill != snapshot.Of(0) || !c.LocalAfter.IsZero() ||
+		c.Max != snapshot.Of(8192) {
+		t.Errorf("%+v", c)
+	}
+}
+
 func TestParseChanges(t *testing.T) {
 	event := func(wd int32, mask uint32, name string) []byte {
 		b := binary.NativeEndian.AppendUint32(nil, uint32(wd))
@@ -341,9 +373,8 @@ func (g *guard) wanted(cgroups, holders int) int {
 // Cgroups come and go, and nothing is left of the watches on those that are gone.
 func TestRealWatchChurn(t *testing.T) {
 	b := newBranch(t, "kubepods")
-	fds := openFiles(t)
+	fds, goroutines := openFiles(t), runtime.NumGoroutine()
 	g := watchBranch(b)
-	open := openFiles(t)
 	stop := b.churn()
 	for range 100 {
 		g.sync()
@@ -355,11 +386,13 @@ func TestRealWatchChurn(t *testing.T) {
 	g.sync()
 	cgroups, _ := sweep(t, g.reader)
 	g.settles("the watches are those of the cgroups", func() bool { return g.watches() == g.wanted(len(cgroups), 1) })
-	if now := openFiles(t) - g.reader.Stats().OpenFiles; now > open {
-		t.Errorf("%d open files, %d at the start, %d before", now, open, fds)
-	}
 	if told := g.all(); len(told) > 0 {
 		t.Errorf("told, though nothing was killed: %+v", told)
+	}
+	g.end()
+	g.settles("no goroutine is left", func() bool { return runtime.NumGoroutine() <= goroutines })
+	if now := openFiles(t) - g.reader.Stats().OpenFiles; now > fds {
+		t.Errorf("%d files are open, %d before", now, fds)
 	}
 }
 

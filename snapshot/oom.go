@@ -15,11 +15,12 @@ type OOMCounters struct {
 	Before OOMEvents `json:"before,omitzero"`
 	After  OOMEvents `json:"after,omitzero"`
 	// LocalBefore and LocalAfter count the cgroup alone: v2 memory.events.local, before Linux 5.2 memory.events; v1
-	// memory.oom_control and memory.failcnt. On v1 LocalBefore.Max is as old as the last reading of the slow files.
+	// memory.oom_control and memory.failcnt. On v1 LocalBefore.Max is as old as the last reading of the slow files. LocalAfter is
+	// absent where the cgroup was removed while it was read.
 	LocalBefore OOMEvents `json:"local_before,omitzero"`
 	LocalAfter  OOMEvents `json:"local_after,omitzero"`
 	// Usage, Peak and Max in bytes, as in Cgroup, were read after the counters: of a cgroup in which a process was killed the
-	// usage is already falling. Where the cgroup was gone by then, Max is that of the last sweep.
+	// usage is already falling. Where the cgroup was gone by then, they are absent, and Max is that of the last sweep.
 	Usage Value `json:"usage_bytes,omitzero"`
 	Peak  Value `json:"peak_bytes,omitzero"`
 	Max   Value `json:"max_bytes,omitzero"`
