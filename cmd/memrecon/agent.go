@@ -190,17 +190,23 @@ func (c *agentCommand) Run(stdout io.Writer, k *kong.Context) error {
 	return err
 }
 
+// awaitKubelet is how long the first report waits for the kubelet's answer, which gives the names.
+const awaitKubelet = time.Minute
+
 // schedule takes every result and passes on those that are to be reported. It drops one that is due while the one before it
 // is still being written, so that a stuck standard output does not stop the reading.
 func (c *agentCommand) schedule(due chan<- *collector.Result) func(*collector.Result) {
-	var next time.Time
+	var first, next time.Time
 	return func(r *collector.Result) {
+		if first.IsZero() {
+			first = r.Finished
+		}
 		if c.ReportInterval == 0 || r.Finished.Before(next) {
 			return
 		}
-		asked := slices.ContainsFunc(r.Sources, func(s collector.SourceStatus) bool { return s.Name == "kubernetes" })
-		if c.KubeletURL != "" && !asked {
-			return // the kubelet has not answered yet, nor failed to: a report a moment later has the names
+		answered := slices.ContainsFunc(r.Sources, func(s collector.SourceStatus) bool { return s.Name == "kubernetes" && s.Err == nil })
+		if c.KubeletURL != "" && next.IsZero() && !answered && r.Finished.Sub(first) < awaitKubelet {
+			return
 		}
 		select {
 		case due <- r:
