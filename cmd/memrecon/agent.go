@@ -204,7 +204,8 @@ func (c *agentCommand) schedule(due chan<- *collector.Result) func(*collector.Re
 		if c.ReportInterval == 0 || r.Finished.Before(next) {
 			return
 		}
-		answered := slices.ContainsFunc(r.Sources, func(s collector.SourceStatus) bool { return s.Name == "kubernetes" && s.Err == nil })
+		said := r.Sheet.Snapshot().Kubernetes
+		answered := said != nil && said.Pods != nil && !said.Summary.IsZero()
 		if c.KubeletURL != "" && next.IsZero() && !answered && r.Finished.Sub(first) < awaitKubelet {
 			return
 		}
