@@ -405,8 +405,8 @@ func TestRealRelease(t *testing.T) {
 			p.begin()
 			p.await(leak.Started)
 			if charged := kind != leak.Socket || p.mode == snapshot.V2; charged {
-				p.await(leak.Releasing)
-				full := p.usage()
+				e := p.await(leak.Releasing)
+				full, _ := e.Inside.CgroupUsageBytes.Get()
 				for _, left := range []uint64{2 * block, block} {
 					e := p.await(leak.Released)
 					const granules = 1 << 20 // what kinds round to
