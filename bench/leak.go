@@ -40,9 +40,8 @@ func fillers(binary string) ([]filler, error) {
 			return []string{binary, "leak", "--max=" + bytes, "--block=64Mi", "--workers=" + strconv.Itoa(n), "--stats-every=0"}
 		}},
 	}
-	if _, err := exec.LookPath("stress-ng"); err != nil {
-		fmt.Println("  stress-ng is not here: make deps installs it on Debian")
-		return all, nil
+	if path, _ := exec.LookPath("stress-ng"); path == "" {
+		return nil, errors.New("stress-ng is not here: make deps installs it on Debian")
 	}
 	return append(all, filler{"stress-ng --vm --vm-populate", func(n int) []string {
 		return []string{

@@ -139,8 +139,10 @@ func (l *Leak) run(ctx context.Context) (reason string, err error) {
 	for {
 		now := time.Now()
 		elapsed := now.Sub(l.start)
-		if ctx.Err() != nil {
+		select {
+		case <-ctx.Done():
 			return context.Cause(ctx).Error(), nil
+		default:
 		}
 		if err := l.guards.check(now); err != nil {
 			return "", err
