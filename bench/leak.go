@@ -33,26 +33,26 @@ func fillers(binary string) ([]filler, error) {
 	if err != nil {
 		return nil, err
 	}
-	bytes := strconv.Itoa(fillBytes)
-	all := []filler{
-		{"bare MADV_POPULATE_WRITE", func(n int) []string { return []string{self, "-fill", strconv.Itoa(n)} }},
-		{"memrecon leak", func(n int) []string {
-			return []string{binary, "leak", "--max=" + bytes, "--block=64Mi", "--workers=" + strconv.Itoa(n), "--stats-every=0"}
-		}},
-	}
 	if path, _ := exec.LookPath("stress-ng"); path == "" {
 		return nil, errors.New("stress-ng is not here: make deps installs it on Debian")
 	}
-	return append(all, filler{"stress-ng --vm --vm-populate", func(n int) []string {
-		return []string{
-			"stress-ng", "--quiet", "--vm", strconv.Itoa(n), "--vm-bytes", bytes, "--vm-populate", "--vm-keep",
-			"--vm-madvise", "nohugepage", "--vm-method", "zero-one", "--vm-hang", "0",
-		}
-	}}), nil
+	bytes := strconv.Itoa(fillBytes)
+	return []filler{
+		{"bare MADV_POPULATE_WRITE", func(n int) []string { return []string{self, "-fill", strconv.Itoa(n)} }},
+		{"memrecon leak", func(n int) []string {
+			return []string{binary, "leak", "--max=" + bytes, "--block=512Mi", "--workers=" + strconv.Itoa(n), "--stats-every=0"}
+		}},
+		{"stress-ng --vm --vm-populate", func(n int) []string {
+			return []string{
+				"stress-ng", "--quiet", "--vm", strconv.Itoa(n), "--vm-bytes", bytes, "--vm-populate", "--vm-keep",
+				"--vm-madvise", "nohugepage", "--vm-method", "zero-one", "--vm-hang", "0",
+			}
+		}},
+	}, nil
 }
 
-// fill is the floor: threads that have the kernel populate one mapping, in the parts that memrecon does it in, and nothing else. It
-// holds until it is killed.
+// fill is the floor: threads that have the kernel populate one mapping, 32 MiB at a time, and nothing else. It holds until it is
+// killed.
 func fill(workers int) error {
 	const part = 32 << 20
 	b, err := unix.Mmap(-1, 0, fillBytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)

@@ -461,3 +461,47 @@ func TestRealRefused(t *testing.T) {
 		}
 	})
 }
+
+// What a process is charged for beyond what it took is its own heap, in RSS, and kernel memory, most of it page tables, in usage alone;
+// its VmRSS has the pages of its file as well, which are charged elsewhere. (docs/leak.md, the metric test)
+func TestRealMetric(t *testing.T) {
+	const blocks, block = 20, 4 << 20
+	p := newTenant(t, order{Kind: leak.Anon, Max: blocks * block, Block: block, Touch: 1})
+	p.begin()
+	p.await(leak.Holding)
+	own, cgroup := cells(t, p.path)
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	of := func(key string) int64 {
+		_, rest, ok := strings.Cut(string(status), "\n"+key+":")
+		kib, err := strconv.ParseInt(strings.Fields(rest + " -")[0], 10, 64)
+		if !ok || err != nil {
+			t.Fatalf("no %s in\n%s", key, status)
+		}
+		return kib << 10
+	}
+	// Counters of RSS are kept a thread and brought together in batches of up to 64 pages.
+	const batches = 2 << 20
+	anon := own[reconcile.Anon]
+	if off := of("VmRSS") - of("RssFile") - anon; off > batches || off < -batches {
+		t.Errorf("VmRSS %d less RssFile %d is %d off the cgroup's anon, %d", of("VmRSS"), of("RssFile"), off, anon)
+	}
+	kernel := own[reconcile.KernelUnsplit]
+	if p.mode == snapshot.V2 {
+		kernel = own[reconcile.PageTables]
+	}
+	// 8 bytes for each page of 4096, and tables for the program itself.
+	if tables := of("VmPTE"); tables < blocks*block/512 || kernel < tables*9/10 {
+		t.Errorf("VmPTE is %d, and kernel memory %d", tables, kernel)
+	}
+	usage, _ := cgroup.Usage.Get()
+	var sum int64
+	for _, n := range own {
+		sum += n
+	}
+	if uint64(sum) != usage || own[reconcile.Residual] > 4<<20 {
+		t.Errorf("usage is %d, the cells sum to %d: %s", usage, sum, describe(&own))
+	}
+}
