@@ -485,15 +485,16 @@ func TestRealMetric(t *testing.T) {
 	// Counters of RSS are kept a thread and brought together in batches of up to 64 pages.
 	const batches = 2 << 20
 	anon := own[reconcile.Anon]
-	if off := of("VmRSS") - of("RssFile") - anon; off > batches || off < -batches {
-		t.Errorf("VmRSS %d less RssFile %d is %d off the cgroup's anon, %d", of("VmRSS"), of("RssFile"), off, anon)
+	file := of("RssFile") + of("RssShmem") // a guest has its programs in a tmpfs
+	if off := of("VmRSS") - file - anon; off > batches || off < -batches {
+		t.Errorf("VmRSS %d less %d of files is %d off the cgroup's anon, %d", of("VmRSS"), file, off, anon)
 	}
 	kernel := own[reconcile.KernelUnsplit]
 	if p.mode == snapshot.V2 {
 		kernel = own[reconcile.PageTables]
 	}
-	// 8 bytes for each page of 4096, and tables for the program itself.
-	if tables := of("VmPTE"); tables < blocks*block/512 || kernel < tables*9/10 {
+	// 8 bytes for each page of 4096; the program's own tables are older than its place in the cgroup.
+	if tables := of("VmPTE"); tables < blocks*block/512 || kernel < blocks*block/512 {
 		t.Errorf("VmPTE is %d, and kernel memory %d", tables, kernel)
 	}
 	usage, _ := cgroup.Usage.Get()
