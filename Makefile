@@ -52,7 +52,7 @@ test-kernel: deps bin/guest ## Run the TestReal... tests in a guest with cgroup 
 		CGO_ENABLED=0 go test -c -o $$test $$package; \
 		go test -list '^TestReal' $$package | grep -q ^Test || { echo "$$package has no TestReal: see KERNEL_TESTS" >&2; exit 1; }; \
 		for version in v2 v1; do \
-			MEMRECON_REQUIRE_ALL=1 bin/guest -cgroup $$version -disk 64 -- $$test -test.run '^TestReal' -test.v; \
+			MEMRECON_REQUIRE_ALL=1 bin/guest -cgroup $$version -disk 64 -limit 15m -- $$test -test.run '^TestReal' -test.v; \
 		done; \
 	done
 

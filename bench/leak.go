@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -33,27 +34,26 @@ func fillers(binary string) ([]filler, error) {
 	if err != nil {
 		return nil, err
 	}
+	if path, _ := exec.LookPath("stress-ng"); path == "" {
+		return nil, errors.New("stress-ng is not here: make deps installs it on Debian")
+	}
 	bytes := strconv.Itoa(fillBytes)
-	all := []filler{
+	return []filler{
 		{"bare MADV_POPULATE_WRITE", func(n int) []string { return []string{self, "-fill", strconv.Itoa(n)} }},
 		{"memrecon leak", func(n int) []string {
-			return []string{binary, "leak", "--max=" + bytes, "--block=64Mi", "--workers=" + strconv.Itoa(n), "--stats-every=0"}
+			return []string{binary, "leak", "--max=" + bytes, "--block=512Mi", "--workers=" + strconv.Itoa(n), "--stats-every=0"}
 		}},
-	}
-	if _, err := exec.LookPath("stress-ng"); err != nil {
-		fmt.Println("  stress-ng is not here: make deps installs it on Debian")
-		return all, nil
-	}
-	return append(all, filler{"stress-ng --vm --vm-populate", func(n int) []string {
-		return []string{
-			"stress-ng", "--quiet", "--vm", strconv.Itoa(n), "--vm-bytes", bytes, "--vm-populate", "--vm-keep",
-			"--vm-madvise", "nohugepage", "--vm-method", "zero-one", "--vm-hang", "0",
-		}
-	}}), nil
+		{"stress-ng --vm --vm-populate", func(n int) []string {
+			return []string{
+				"stress-ng", "--quiet", "--vm", strconv.Itoa(n), "--vm-bytes", bytes, "--vm-populate", "--vm-keep",
+				"--vm-madvise", "nohugepage", "--vm-method", "zero-one", "--vm-hang", "0",
+			}
+		}},
+	}, nil
 }
 
-// fill is the floor: threads that have the kernel populate one mapping, in the parts that memrecon does it in, and nothing else. It
-// holds until it is killed.
+// fill is the floor: threads that have the kernel populate one mapping, 32 MiB at a time, and nothing else. It holds until it is
+// killed.
 func fill(workers int) error {
 	const part = 32 << 20
 	b, err := unix.Mmap(-1, 0, fillBytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
@@ -123,12 +123,13 @@ func measureLeak(h cgroup.Hierarchy, binary string, rounds int) error {
 
 // charged is a cgroup of its own that a program is run in.
 type charged struct {
-	dir   string
-	usage string // the file
+	dir         string
+	usage       string // the file
+	interrupted chan os.Signal
 }
 
 func newCharged(h cgroup.Hierarchy) (*charged, error) {
-	c := &charged{dir: filepath.Join(h.Dir, fmt.Sprintf("memrecon-bench-fill-%d", os.Getpid()))}
+	c := &charged{dir: filepath.Join(h.Dir, fmt.Sprintf("memrecon-bench-fill-%d", os.Getpid())), interrupted: make(chan os.Signal, 1)}
 	if err := os.Mkdir(c.dir, 0o755); err != nil {
 		return nil, fmt.Errorf("making a cgroup needs root and a writable hierarchy: %w", err)
 	}
@@ -136,6 +137,13 @@ func newCharged(h cgroup.Hierarchy) (*charged, error) {
 	if isV2(h) {
 		c.usage = filepath.Join(c.dir, "memory.current")
 	}
+	signal.Notify(c.interrupted, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		if _, ok := <-c.interrupted; ok {
+			c.remove()
+			os.Exit(1)
+		}
+	}()
 	return c, nil
 }
 
@@ -152,17 +160,29 @@ func (c *charged) command(args []string) *exec.Cmd {
 	shell := append([]string{"-c", `echo $$ > "$0" && exec "$@"`, filepath.Join(c.dir, "cgroup.procs")}, args...)
 	cmd := exec.Command("sh", shell...)
 	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return cmd
 }
 
-// end kills the program and its children, and removes the cgroup.
+// end ends the program and removes the cgroup.
 func (c *charged) end(cmd *exec.Cmd) {
+	signal.Stop(c.interrupted)
+	close(c.interrupted)
+	c.remove()
 	if cmd.Process != nil {
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 		_ = cmd.Wait()
 	}
-	for range 500 { // its memory is given back first
+}
+
+// remove kills what runs in the cgroup, and removes it once the memory is given back.
+func (c *charged) remove() {
+	for range 500 {
+		pids, _ := os.ReadFile(filepath.Join(c.dir, "cgroup.procs")) // gone with the cgroup
+		for pid := range strings.FieldsSeq(string(pids)) {
+			if n, err := strconv.Atoi(pid); err == nil && n > 0 {
+				_ = syscall.Kill(n, syscall.SIGKILL)
+			}
+		}
 		if err := syscall.Rmdir(c.dir); err == nil {
 			return
 		}

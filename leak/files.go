@@ -246,7 +246,7 @@ func filesError(call string, err error) error {
 // again makes a system call until no signal interrupts it.
 func again(call func() error) error {
 	for {
-		if err := call(); err != unix.EINTR {
+		if err := call(); !errors.Is(err, unix.EINTR) {
 			return err
 		}
 	}

@@ -2,6 +2,7 @@ package leak
 
 import (
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/memrecon/memrecon/snapshot"
@@ -24,19 +25,25 @@ type guards struct {
 	watcher *Watcher
 	started time.Time
 	next    time.Time
-	// since is how much was taken since the node was looked at.
-	since uint64
+	// since is how much was taken since the node was looked at, lookAfter how much may be.
+	since, lookAfter uint64
 }
 
-// Between two looks at the node pass a tenth of a second at most, and no more is taken than lookAfter.
-const (
-	lookEvery = 100 * time.Millisecond
-	lookAfter = 64 << 20
-)
+// lookEvery is how much time passes at most between two looks at the node. By itself the leak takes no more until the next than a
+// quarter of what is left to the floor.
+const lookEvery = 100 * time.Millisecond
 
 func newGuards(g Guards, w *Watcher) *guards { return &guards{Guards: g, watcher: w} }
 
 func (g *guards) took(n uint64) { g.since += n }
+
+// mayTake is how much may be taken until the next check.
+func (g *guards) mayTake() uint64 {
+	if g.watcher == nil {
+		return math.MaxUint64
+	}
+	return g.lookAfter - min(g.lookAfter, g.since)
+}
 
 // check is an error that wraps ErrGuard where one of them says to stop.
 func (g *guards) check(now time.Time) error {
@@ -46,10 +53,10 @@ func (g *guards) check(now time.Time) error {
 	if g.Timeout > 0 && now.Sub(g.started) >= g.Timeout {
 		return fmt.Errorf("%w: --timeout %s is over", ErrGuard, g.Timeout)
 	}
-	if g.watcher == nil || now.Before(g.next) && g.since < lookAfter {
+	if g.watcher == nil || now.Before(g.next) && g.since < g.lookAfter {
 		return nil
 	}
-	g.next, g.since = now.Add(lookEvery), 0
+	g.next, g.since, g.lookAfter = now.Add(lookEvery), 0, math.MaxUint64
 	if g.FloorBytes > 0 {
 		m, err := g.watcher.host.Meminfo()
 		if err != nil {
@@ -61,7 +68,12 @@ func (g *guards) check(now time.Time) error {
 		}{
 			{"MemAvailable", m.MemAvailable}, {"what the kubelet calls available", kubeletAvailable(&m)},
 		} {
-			if n, ok := a.bytes.Get(); ok && n < g.FloorBytes {
+			n, ok := a.bytes.Get()
+			if !ok {
+				continue
+			}
+			g.lookAfter = min(g.lookAfter, (n-min(n, g.FloorBytes))/4)
+			if n < g.FloorBytes {
 				return fmt.Errorf("%w: %s is %s, below --floor %s", ErrGuard, a.what, sizeText(n), sizeText(g.FloorBytes))
 			}
 		}

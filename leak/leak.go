@@ -83,8 +83,14 @@ var (
 	ErrNoMemory = errors.New("the kernel refused more memory")
 )
 
-// chunk bounds what a worker takes before guards and signals are looked at again: some hundredths of a second.
-const chunk = 32 << 20
+// A step is what is taken before guards and signals are looked at again. It grows and shrinks so that it takes about stepTime,
+// whatever the machine can do.
+const (
+	stepTime         = 20 * time.Millisecond
+	firstStep        = 32 << 20
+	minStep, maxStep = 1 << 20, 512 << 20
+	shrinkStep       = 32 << 20 // to give back is fast anywhere
+)
 
 // Leak takes memory once.
 type Leak struct {
@@ -96,6 +102,7 @@ type Leak struct {
 	report  func(*Event)
 
 	start  time.Time
+	step   uint64
 	held   uint64
 	blocks uint64
 }
@@ -106,7 +113,7 @@ func New(c Config, w *Watcher, report func(*Event)) (*Leak, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Leak{config: c, memory: m, granule: granule, guards: newGuards(c.Guards, w), inside: &insider{w}, report: report}, nil
+	return &Leak{config: c, memory: m, granule: granule, guards: newGuards(c.Guards, w), inside: &insider{w}, report: report, step: firstStep}, nil
 }
 
 // Run takes, holds and gives back, until that is done, the context ends, a guard stops it (ErrGuard) or the kernel refuses
@@ -132,8 +139,10 @@ func (l *Leak) run(ctx context.Context) (reason string, err error) {
 	for {
 		now := time.Now()
 		elapsed := now.Sub(l.start)
-		if ctx.Err() != nil {
+		select {
+		case <-ctx.Done():
 			return context.Cause(ctx).Error(), nil
+		default:
 		}
 		if err := l.guards.check(now); err != nil {
 			return "", err
@@ -195,7 +204,8 @@ func (l *Leak) wanted(t time.Duration) uint64 {
 func (l *Leak) follow(wanted uint64) (moved bool, err error) {
 	switch {
 	case wanted > l.held:
-		n := l.untilBlockEnd(min(wanted-l.held, chunk*uint64(max(1, l.config.Workers))))
+		n := l.untilBlockEnd(min(wanted-l.held, l.step, l.guards.mayTake()))
+		began := time.Now()
 		if err := l.memory.grow(n); err != nil {
 			if errors.Is(err, unix.ENOMEM) {
 				return false, fmt.Errorf("%w after %s: %w; %s", ErrNoMemory, sizeText(l.held), err, l.guards.watcher.whyNoMemory())
@@ -204,6 +214,7 @@ func (l *Leak) follow(wanted uint64) (moved bool, err error) {
 		}
 		l.held += n
 		l.guards.took(n)
+		l.pace(n, time.Since(began))
 		l.countBlocks()
 		if l.config.DieAt > 0 && l.memory.touched() >= l.config.DieAt {
 			l.emit(Ended, "dies at "+sizeText(l.config.DieAt)+" with "+l.config.Death.String()+", as asked", true)
@@ -211,7 +222,7 @@ func (l *Leak) follow(wanted uint64) (moved bool, err error) {
 		}
 		return true, nil
 	case wanted < l.held:
-		n := min(l.held-wanted, chunk/l.granule*l.granule+l.granule)
+		n := min(l.held-wanted, roundUp(shrinkStep, l.granule))
 		if err := l.memory.shrink(n); err != nil {
 			return false, err
 		}
@@ -224,6 +235,16 @@ func (l *Leak) follow(wanted uint64) (moved bool, err error) {
 
 // blockBytes is a block in whole granules.
 func (l *Leak) blockBytes() uint64 { return roundUp(max(1, l.config.Block), l.granule) }
+
+// pace sets the next step after one of n bytes that took so long.
+func (l *Leak) pace(n uint64, took time.Duration) {
+	switch {
+	case took > 2*stepTime:
+		l.step = max(minStep, n/2)
+	case took < stepTime/2 && n >= l.step: // a smaller one was bounded by something else
+		l.step = min(maxStep, 2*l.step)
+	}
+}
 
 // untilBlockEnd is n, or less where a block ends before.
 func (l *Leak) untilBlockEnd(n uint64) uint64 {

@@ -3,8 +3,9 @@ package leak
 import (
 	"os"
 	"runtime"
-	"sync"
+	"sync/atomic"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -140,32 +141,32 @@ func (m *mapped) fill(b *block, from, to uint64) error {
 	return nil
 }
 
-// perWorker is the least that is worth a goroutine.
-const perWorker = 1 << 20
+// share is what a worker takes at a time: small enough that none waits long for another that the machine has kept from running, and
+// large enough that Go's scheduler, which looks after every long system call, does not show.
+const share = 16 << 20
 
 // populate has the kernel find pages for all of b.
 func (m *mapped) populate(b []byte) error {
-	workers := min(max(1, m.workers), 1+len(b)/perWorker)
-	if workers == 1 {
+	workers := min(m.workers, (len(b)+share-1)/share)
+	if workers <= 1 {
 		return populate(b)
 	}
-	page := int(pageSize())
-	each := (len(b)/workers + page - 1) / page * page
-	errs := make([]error, workers)
-	var all sync.WaitGroup
-	for i := range workers {
-		part := b[min(len(b), i*each):min(len(b), (i+1)*each)]
-		if len(part) > 0 {
-			all.Go(func() { errs[i] = populate(part) })
-		}
+	var begun atomic.Int64
+	var all errgroup.Group
+	for range workers {
+		all.Go(func() error {
+			for {
+				end := int(begun.Add(share))
+				if end-share >= len(b) {
+					return nil
+				}
+				if err := populate(b[end-share : min(end, len(b))]); err != nil {
+					return err
+				}
+			}
+		})
 	}
-	all.Wait()
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	return all.Wait()
 }
 
 // populate uses MADV_POPULATE_WRITE (Linux 5.14), which spares a page fault for each page. An older kernel answers EINVAL;

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -32,6 +33,12 @@ func Enter(procfs, dir string, scoreAdj int, args []string) error {
 	// A program that is to die of SIGSEGV would leave all of its memory in a file.
 	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
 		return err
+	}
+	// The signal that ends it with its runner (see start) is kept by the thread that it was set for, and exec leaves the calling
+	// thread alone: it may be another by now.
+	runtime.LockOSThread()
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
+		return &os.SyscallError{Syscall: "prctl(PR_SET_PDEATHSIG)", Err: err}
 	}
 	return unix.Exec(self, append([]string{os.Args[0]}, args...), os.Environ())
 }

@@ -188,10 +188,10 @@ func TestLeakDocs(t *testing.T) {
 		}
 	}
 	profile := filepath.Join(t.TempDir(), "profile")
-	if err := os.WriteFile(profile, []byte("10s 1Mi\n"), 0o600); err != nil {
+	if err := os.WriteFile(profile, []byte("0 1Mi\n10s 2Mi\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	examples := regexp.MustCompile(`(?m)memrecon (leak [^#|\n`+"`"+`]*)`).FindAllStringSubmatch(string(text), -1)
+	examples := regexp.MustCompile(`(?m)memrecon (leak -[^#|\n`+"`"+`]*)`).FindAllStringSubmatch(string(text), -1)
 	if len(examples) < 15 {
 		t.Errorf("docs/leak.md has %d examples", len(examples))
 	}

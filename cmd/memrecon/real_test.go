@@ -106,7 +106,8 @@ func TestRealRunnerKilled(t *testing.T) {
 	_ = runner.Wait()
 	for began := time.Now(); unix.Kill(child, 0) == nil; time.Sleep(10 * time.Millisecond) {
 		if time.Since(began) > 5*time.Second {
-			t.Fatalf("process %d lives on", child)
+			status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", child))
+			t.Fatalf("process %d lives on:\n%s", child, status)
 		}
 	}
 	if left, err := filepath.Glob(filepath.Join(hierarchy, "memrecon-pressure-*")); err != nil || len(left) != 1 {
@@ -165,28 +166,11 @@ func TestRealKilledLeavesNothing(t *testing.T) {
 	const times, most = 50, 32 << 20
 	kinds := []string{"anon", "thp", "mlock", "tmpfs", "tmpfs in a folder", "file", "file-active", "slab", "pipe"}
 	_, dir := need.Cgroup(t, "killed")
-	disk, err := os.MkdirTemp("/var/tmp", "memrecon-test-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := os.Remove(disk); err != nil { // it has to be empty
-			t.Error(err)
-		}
-	}()
-	shm := "/dev/shm"
+	disk, shm := leftEmpty(t, "/var/tmp"), "/dev/shm"
 	if _, err := os.Stat(shm); err != nil {
 		shm = "/tmp" // a tmpfs in a guest
 	}
-	shared, err := os.MkdirTemp(shm, "memrecon-test-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := os.Remove(shared); err != nil {
-			t.Error(err)
-		}
-	}()
+	shared := leftEmpty(t, shm)
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		t.Fatal(err)
@@ -237,6 +221,21 @@ func TestRealKilledLeavesNothing(t *testing.T) {
 	if after, err := os.ReadFile("/proc/self/mountinfo"); err != nil || !bytes.Equal(after, mounts) {
 		t.Errorf("mounts were\n%s\nand are\n%s (%v)", mounts, after, err)
 	}
+}
+
+// leftEmpty is a new folder in another, which has to be empty again at the test's end.
+func leftEmpty(t *testing.T, in string) string {
+	t.Helper()
+	dir, err := os.MkdirTemp(in, "memrecon-test-") //nolint:usetesting // where the folder is matters, and what is left in it
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.Remove(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
 }
 
 // hugePages tells whether the kernel gives transparent huge pages to who asks.
