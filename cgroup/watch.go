@@ -74,9 +74,6 @@ const (
 	shortestPause = 20 * time.Millisecond
 	longestPause  = 50 * time.Millisecond
 	pausePerWork  = 50
-	// pausePerKill is v1's pause: all cgroups are looked at where somebody was killed, which is rare, and the next victim's may be gone
-	// soon.
-	pausePerKill = 1
 	// vmstatInterval is how often v1's Watcher reads /proc/vmstat.
 	vmstatInterval = 100 * time.Millisecond
 )

@@ -270,7 +270,7 @@ func (w *Watch) keep(in verdict.Incident) *entry {
 	}
 	e := w.kept[i]
 	if e.restored && in.Time.Before(w.started) {
-		return e // the kernel's log has it still, but whose it was was known better then
+		return e // the kernel's log has it still, but then it was known better whose it was
 	}
 	w.unsaved = true
 	e.Incident.Incident = in

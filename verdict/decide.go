@@ -325,16 +325,16 @@ func (j *Judge) evidence(d *dead, in *Incident) []Evidence {
 		list = append(list, Evidence{Source: "kernel log", Time: d.kills[i].Time, Text: record(&d.kills[i])})
 	}
 	counters := func(m *snapshot.OOMCounters) Evidence {
-		file, max := "memory.events.local", "max"
+		file, reached := "memory.events.local", "max"
 		if m.LocalAfter.OOM.IsAbsent() {
-			file, max = "memory.oom_control, memory.failcnt", "failcnt"
+			file, reached = "memory.oom_control, memory.failcnt", "failcnt"
 		}
 		e := Evidence{Source: file + " of " + m.Path, Time: m.Time}
 		for _, c := range []struct {
 			name          string
 			before, after snapshot.Value
 		}{
-			{"oom", m.LocalBefore.OOM, m.LocalAfter.OOM}, {max, m.LocalBefore.Max, m.LocalAfter.Max}, {"oom_kill", m.LocalBefore.OOMKill, m.LocalAfter.OOMKill},
+			{"oom", m.LocalBefore.OOM, m.LocalAfter.OOM}, {reached, m.LocalBefore.Max, m.LocalAfter.Max}, {"oom_kill", m.LocalBefore.OOMKill, m.LocalAfter.OOMKill},
 			{"oom_group_kill", m.LocalBefore.OOMGroupKill, m.LocalAfter.OOMGroupKill},
 		} {
 			if moved(c.before, c.after) == 0 {
@@ -486,13 +486,13 @@ func requested(p *snapshot.Pod) snapshot.Value {
 		return p.Request
 	}
 	var sum uint64
-	var any bool
+	var isKnown bool
 	for _, c := range p.Containers {
 		if n, ok := c.Request.Get(); ok && (c.Kind == "" || c.Kind == snapshot.SidecarContainer) {
-			sum, any = sum+n, true
+			sum, isKnown = sum+n, true
 		}
 	}
-	if !any {
+	if !isKnown {
 		return snapshot.Value{}
 	}
 	return snapshot.Of(sum)

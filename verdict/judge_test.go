@@ -107,11 +107,11 @@ func (n *node) moves(seconds float64, path string, oom, kill, group uint64) {
 	n.listen()
 }
 
-// v1 is a kill as cgroup v1 counts it: the victim's alone.
-func (n *node) v1(seconds float64, path string) {
+// v1 is a kill of app's as cgroup v1 counts it: the victim's alone.
+func (n *node) v1(seconds float64) {
 	n.kills++
 	n.judge.Counters(&snapshot.OOMCounters{
-		Time: at(seconds), Path: path, Inode: 9, Identity: cgroup.Identify(path),
+		Time: at(seconds), Path: appPath, Inode: 9, Identity: cgroup.Identify(appPath),
 		LocalBefore: snapshot.OOMEvents{OOMKill: snapshot.Of(0)}, LocalAfter: snapshot.OOMEvents{OOMKill: snapshot.Of(1)},
 	})
 	n.listen()
@@ -235,17 +235,17 @@ func TestVerdicts(t *testing.T) {
 		"v1: the container was at its limit": {false, func(n *node) {
 			n.cgroup(appPath).Usage = snapshot.Of(127 * mib)
 			n.round(0.5)
-			n.v1(1, appPath)
+			n.v1(1)
 			n.round(2)
 		}, everywhere(verdict.Likely, verdict.ContainerLimit, "")},
 		"v1: the pod was at its limit": {false, func(n *node) {
 			n.cgroup(podPath).Usage = snapshot.Of(255 * mib)
 			n.round(0.5)
-			n.v1(1, appPath)
+			n.v1(1)
 			n.round(2)
 		}, everywhere(verdict.Likely, verdict.PodLimit, "")},
 		"v1: the pod reached its limit since": {false, func(n *node) {
-			n.v1(1, appPath)
+			n.v1(1)
 			n.judge.Counters(&snapshot.OOMCounters{
 				Time: at(1.01), Path: podPath, Identity: cgroup.Identify(podPath), Max: n.limits[podPath], Peak: n.limits[podPath],
 				LocalBefore: snapshot.OOMEvents{OOMKill: snapshot.Of(0), Max: snapshot.Of(3)}, LocalAfter: snapshot.OOMEvents{OOMKill: snapshot.Of(0), Max: snapshot.Of(9)},
@@ -264,7 +264,7 @@ func TestVerdicts(t *testing.T) {
 		}, everywhere(verdict.Certain, verdict.ContainerLimit, "")},
 		"the victim's line says that it was a cgroup's limit, and no more": {true, func(n *node) {
 			n.record(1, 42, "", "", func(k *snapshot.Kill) { k.Constraint = snapshot.ConstraintMemcg })
-			n.v1(1.1, appPath)
+			n.v1(1.1)
 			n.round(2)
 		}, everywhere(verdict.Certain, verdict.OOMKilled, "")},
 		"a record without a report, and nothing else": {true, func(n *node) {
@@ -275,13 +275,13 @@ func TestVerdicts(t *testing.T) {
 			n.round(60)
 		}, everywhere(verdict.Likely, verdict.OOMKilled, "")},
 		"v1: nobody was at a limit": {false, func(n *node) {
-			n.v1(1, appPath)
+			n.v1(1)
 			n.round(2)
 		}, everywhere(verdict.Certain, verdict.OOMKilled, "")},
 		"v1: nobody was at a limit, and the node was full": {false, func(n *node) {
 			n.snap.Host.Meminfo.MemAvailable = snapshot.Of(20 * mib)
 			n.round(0.5)
-			n.v1(1, appPath)
+			n.v1(1)
 			n.round(2)
 		}, everywhere(verdict.Possible, verdict.NodeOOM, "")},
 
