@@ -74,6 +74,8 @@ const (
 	shortestPause = 20 * time.Millisecond
 	longestPause  = 50 * time.Millisecond
 	pausePerWork  = 50
+	// pausePerKill is v1's: all cgroups are looked at, but only where somebody was killed, and the next victim's may be gone soon.
+	pausePerKill = 4
 	// vmstatInterval is how often v1's Watcher reads /proc/vmstat.
 	vmstatInterval = 100 * time.Millisecond
 )
@@ -137,7 +139,7 @@ func (w *Watcher) Run(ctx context.Context, moved func(snapshot.OOMCounters)) {
 		case <-poll:
 			began := time.Now()
 			w.poll()
-			poll = time.After(max(vmstatInterval, pausePerWork*time.Since(began)))
+			poll = time.After(max(vmstatInterval, pausePerKill*time.Since(began)))
 		}
 	}
 }

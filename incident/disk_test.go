@@ -128,13 +128,13 @@ func TestWhatIsSavedIsLoaded(t *testing.T) {
 	}
 }
 
-// Of too many the newest are kept: no more than 256, and no more than 4 MiB of them.
+// Of too many the newest are kept: no more than 512, and no more than 4 MiB of them.
 func TestBounded(t *testing.T) {
 	dir := t.TempDir()
 	d := open(t, dir)
 	incidents := many(1500, "count", 0)
 	save(t, d, incidents)
-	loaded(t, d, incidents[1500-256:])
+	loaded(t, d, incidents[1500-512:])
 
 	incidents = many(100, "size", 100_000)
 	save(t, d, incidents)
