@@ -12,7 +12,7 @@ import (
 	"github.com/memrecon/memrecon/verdict"
 )
 
-// IncidentsSchema names the form of an IncidentsDocument.
+// IncidentsSchema names the form of an IncidentsDocument; docs/incidents.schema.json describes it.
 const IncidentsSchema = "memrecon.incidents/v1"
 
 // IncidentsDocument is what an agent knows of what died for memory, the oldest first, as JSON and YAML have it.

@@ -2,12 +2,15 @@ package report_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"github.com/memrecon/memrecon/cgroup"
 	"github.com/memrecon/memrecon/collector"
@@ -220,6 +223,14 @@ func made() []struct {
 			verdict.Incident{Verdict: verdict.CgroupLimit, Confidence: certain, Victim: service, Limited: service, Limit: mi(64), Comm: "python3", PID: 7, Kills: 1, Effect: verdict.ProcessOnly},
 			"batch.service: the kernel killed python3 (process 7), as it reached its memory limit of 64Mi; the service goes on without it.",
 		},
+		{ // as it was on Linux 6.18
+			verdict.Incident{
+				Verdict: verdict.CgroupLimit, Confidence: certain, Comm: "memrecon", PID: 646, Kills: 1, Limit: mi(64),
+				Victim: verdict.Owner{Path: "/memrecon-pressure-693908359/hungry/app"}, Limited: verdict.Owner{Path: "/memrecon-pressure-693908359/hungry"},
+			},
+			"/memrecon-pressure-693908359/hungry/app: the kernel killed memrecon (process 646), " +
+				"as /memrecon-pressure-693908359/hungry, which it is part of, reached its memory limit of 64Mi.",
+		},
 		{
 			verdict.Incident{Verdict: verdict.CgroupLimit, Confidence: certain, Victim: service, Limited: slice, Limit: mi(512), Comm: "python3", PID: 7, Kills: 1},
 			"batch.service: the kernel killed python3 (process 7), as system.slice, which it is part of, reached its memory limit of 512Mi.",
@@ -351,6 +362,50 @@ func TestPages(t *testing.T) {
 	for _, f := range files {
 		if !slices.Contains(want, f.Name()) {
 			t.Errorf("%s is of no verdict", f.Name())
+		}
+	}
+}
+
+// All JSON is as docs/incidents.schema.json has it, which is closed: a field that is added has to be described.
+func TestIncidentsSchema(t *testing.T) {
+	schema, err := jsonschema.NewCompiler().Compile("../docs/incidents.schema.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var list []report.Incident
+	for _, s := range stories() {
+		list = append(list, s.incidents(t)...)
+	}
+	for _, m := range made() {
+		in := m.incident
+		in.ID, in.Time, in.Updated = "made", limitHit, limitHit
+		in.Evidence = []verdict.Evidence{{Source: "kernel log", Text: "none"}}
+		list = append(list, report.NewIncident(&in, limitRecord(t)))
+	}
+	encode := func() any {
+		b, err := json.Marshal(report.IncidentsDocument{Schema: report.IncidentsSchema, Incidents: list})
+		if err != nil {
+			t.Fatal(err)
+		}
+		document, err := jsonschema.UnmarshalJSON(bytes.NewReader(b))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return document
+	}
+	if err := schema.Validate(encode()); err != nil {
+		t.Error(err)
+	}
+	for what, spoil := range map[string]func(map[string]any){
+		"without a verdict":    func(in map[string]any) { delete(in, "verdict") },
+		"of another verdict":   func(in map[string]any) { in["verdict"] = "bad-luck" },
+		"with an unknown key":  func(in map[string]any) { in["mood"] = "bad" },
+		"of an unknown victim": func(in map[string]any) { in["victim"] = map[string]any{"tenant": "x"} },
+	} {
+		document := encode()
+		spoil(document.(map[string]any)["incidents"].([]any)[0].(map[string]any))
+		if schema.Validate(document) == nil {
+			t.Errorf("the schema takes an incident %s", what)
 		}
 	}
 }
