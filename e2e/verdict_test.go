@@ -25,12 +25,13 @@ func TestVerdicts(t *testing.T) {
 		verdicts    []verdict.Verdict
 		effects     []verdict.Effect
 	}{
-		// On v2 runtimes have a container killed as a whole (memory.oom.group; Kubernetes 1.28). The kubelet gives a pod its container's limit, and the sandbox counts too: so the pod's is hit first, or the container's.
-		{"over-limit", "--rate=50Mi/s --max=0", "100Mi", "Never", []verdict.Verdict{verdict.PodLimit, verdict.ContainerLimit}, []verdict.Effect{verdict.Ended, verdict.GroupEnded}},
+		// On v1 the kernel does not count whose limit was hit, and a container that grows so fast may be gone before it is seen to be
+		// full: then it is oom-killed. On v2 runtimes have a container killed as a whole (memory.oom.group; Kubernetes 1.28). The kubelet gives a pod its container's limit, and the sandbox counts too: so the pod's is hit first, or the container's.
+		{"over-limit", "--rate=50Mi/s --max=0", "100Mi", "Never", []verdict.Verdict{verdict.PodLimit, verdict.ContainerLimit, verdict.OOMKilled}, []verdict.Effect{verdict.Ended, verdict.GroupEnded}},
 		{"own-cap", "--rate=50Mi/s --max=90Mi --die-at=80Mi --die-with=SIGABRT", "100Mi", "Never", []verdict.Verdict{verdict.RuntimeCap}, []verdict.Effect{verdict.Ended}},
 		// Whoever is faster: the kernel at the limit of all pods, or the kubelet, which looks every 10 s.
 		{"leak", "--rate=100Mi/s --max=0 --floor=0 --max-pressure=0 --i-mean-it", "", "Never",
-			[]verdict.Verdict{verdict.KubepodsLimit, verdict.QoSLimit, verdict.NodeOOM, verdict.Evicted}, nil},
+			[]verdict.Verdict{verdict.KubepodsLimit, verdict.QoSLimit, verdict.NodeOOM, verdict.OOMKilled, verdict.Evicted}, nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			limits := ""
