@@ -8,8 +8,8 @@ BUILD   := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -X m
 # Packages whose tests named TestReal... make cgroups of their own. They also run in guests, see test-kernel.
 KERNEL_TESTS := ./cgroup ./collector ./flight ./incident ./kernellog ./leak ./cmd/memrecon
 
-# Of these, they measure memory that the race detector would multiply: its run leaves them out, and another has them alone.
-UNRACED := ./leak ./cmd/memrecon
+# Of these, they measure memory that the race detector would multiply, or time: its run leaves them out, and another has them alone.
+UNRACED := ./leak ./cmd/memrecon ./incident
 
 FUZZTIME ?= 10s
 
@@ -40,7 +40,7 @@ test: deps ## Run all tests; installs what they need (Debian, root).
 	go vet -C image ./...
 	go vet -C manifests ./...
 	go test -race ./...
-	go test -run '^TestReal' $(UNRACED)
+	go test -p 1 -run '^TestReal' $(UNRACED)
 	go test -C manifests -count=1 ./... # what these two test is none of their source: no cached results
 	go test -C image -count=1 ./...
 	$(MAKE) --no-print-directory docs-check test-kernel

@@ -1,3 +1,7 @@
+//go:build !race
+
+// Not with the race detector, which makes a machine too slow for what is gone in a second: make test runs these apart.
+
 package incident_test
 
 import (
@@ -18,8 +22,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/memrecon/memrecon/collector"
 	"github.com/memrecon/memrecon/incident"
 	"github.com/memrecon/memrecon/internal/need"
@@ -27,64 +29,6 @@ import (
 	"github.com/memrecon/memrecon/snapshot"
 	"github.com/memrecon/memrecon/verdict"
 )
-
-// What a container of the tests does.
-const (
-	work = "MEMRECON_TEST_WORK"
-
-	grow  = "grow"  // takes 64 MiB, or dies on the way
-	child = "child" // has a child of it grow, and lives
-	hold  = "hold"  // holds 12 MiB
-	abort = "abort" // takes 12 MiB, and ends itself by SIGABRT
-)
-
-// TestMain also is what tests start.
-func TestMain(m *testing.M) {
-	switch job, dir := os.Getenv(work), os.Getenv(writeVariable); {
-	case dir != "":
-		write(dir)
-	case job != "":
-		contain(job)
-	default:
-		os.Exit(m.Run())
-	}
-}
-
-// contain is such a container: it waits until it is in its cgroup.
-func contain(job string) {
-	_, _ = os.Stdin.Read(make([]byte, 1))
-	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("500"), 0)
-	switch job {
-	case grow:
-		take(64)
-	case child:
-		again := exec.Command("/proc/self/exe")
-		again.Env = append(os.Environ(), work+"="+grow)
-		again.Stdin = strings.NewReader("\n")
-		_ = again.Run() // is killed
-	case hold:
-		take(12)
-	case abort:
-		take(12)
-		signalReady()
-		_ = unix.Kill(os.Getpid(), unix.SIGABRT)
-	}
-	signalReady()
-	time.Sleep(time.Hour)
-}
-
-func signalReady() { fmt.Println("ready") }
-
-// take maps memory and has the kernel fill it, in steps, beside Go's heap, whose size under the race detector is another.
-func take(mib int) {
-	for range mib {
-		_, err := unix.Mmap(-1, 0, 1<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_POPULATE)
-		if err != nil {
-			fmt.Println(err)
-		}
-		time.Sleep(time.Millisecond)
-	}
-}
 
 var times = flag.Int("times", 5, "how often each death happens in a row")
 
