@@ -12,7 +12,7 @@ import (
 	"github.com/memrecon/memrecon/verdict"
 )
 
-// IncidentsSchema names the form of an IncidentsDocument.
+// IncidentsSchema names the form of an IncidentsDocument; docs/incidents.schema.json describes it.
 const IncidentsSchema = "memrecon.incidents/v1"
 
 // IncidentsDocument is what an agent knows of what died for memory, the oldest first, as JSON and YAML have it.
@@ -78,11 +78,10 @@ func (t *text) incident(in *Incident) {
 		first = in.Time.UTC().Format("2006-01-02 15:04:05 UTC") + ": " + first
 	}
 	t.printf("%s\n", t.paint(red, wrap("", "  ", first)))
-	if in.Why != "" {
-		t.wrapped("  ", "    ", in.Why)
-	}
-	if len(in.Users) > 0 {
-		t.wrapped("  ", "    ", users(in.Users))
+	for _, sentence := range []string{figures(&in.Incident), in.Why, users(&in.Incident)} {
+		if sentence != "" {
+			t.wrapped("  ", "    ", sentence)
+		}
 	}
 	for _, advice := range in.Advice {
 		t.wrapped("  - ", "    ", advice)
@@ -106,110 +105,169 @@ func (t *text) incident(in *Incident) {
 }
 
 var missing = map[verdict.Missing]string{
-	verdict.MissingKernelLog: "Which process it was, how large, and who else could have been chosen stand in the kernel's log, which memrecon may not read " +
-		"here, or which had lost the lines: the overlay forensics gives the right.",
-	verdict.MissingCounters: "The kernel does not count on cgroup v1 whose limit was hit: it is told by who was at its limit.",
-	verdict.MissingPods:     "The kubelet has not said whose pod that is.",
+	verdict.MissingKernelLog: "Only the kernel's log has the process, its size, and who else could have been killed. memrecon may not read it here, which the " +
+		"overlay forensics changes, or it has lost these lines.",
+	verdict.MissingCounters: "No counter says whose limit was reached: cgroup v1 has none, and that of cgroup v2 was not read. So it is told by who was at a limit.",
+	verdict.MissingPods:     "The kubelet's list of pods: without it there are no names.",
 }
 
 // Sentence is an incident in one sentence.
 func Sentence(in *verdict.Incident) string {
-	who := ownerName(&in.Victim)
-	if who == "" {
-		who = "an unknown cgroup"
-	}
-	limit, usage := amount(in.Limit), amount(in.VictimUsage)
 	var s string
 	switch in.Verdict {
-	case verdict.ContainerLimit:
-		s = fmt.Sprintf("the kernel killed %s: the container reached its own memory limit%s", victimWords(in), of(limit))
-	case verdict.PodLimit:
-		s = fmt.Sprintf("the kernel killed %s: %s reached its memory limit%s, the sum of its containers' limits", victimWords(in), ownerName(&in.Limited), of(limit))
-	case verdict.QoSLimit:
-		s = fmt.Sprintf("the kernel killed %s: all %s pods together reached their memory limit%s", victimWords(in), in.Limited.Identity.QoS, of(limit))
-	case verdict.KubepodsLimit:
-		s = fmt.Sprintf("the kernel killed %s: all pods of the node together reached the limit that the kubelet gives them%s, faster than it evicts",
-			victimWords(in), of(limit))
-	case verdict.CgroupLimit:
-		s = fmt.Sprintf("the kernel killed %s: %s reached its memory limit%s", victimWords(in), ownerName(&in.Limited), of(limit))
-	case verdict.NodeOOM:
-		s = fmt.Sprintf("the kernel killed %s: the node itself was out of memory%s", victimWords(in), of(limit))
-	case verdict.NUMAOOM:
-		s = fmt.Sprintf("the kernel killed %s: the NUMA nodes that it may use were out of memory", victimWords(in))
-	case verdict.OOMKilled:
-		s = fmt.Sprintf("the kernel's OOM killer killed %s; whose limit was hit is not known", victimWords(in))
 	case verdict.Evicted:
-		s = "the kubelet evicted the pod: " + low(in)
+		s = "the kubelet evicted the pod, as the node was low on memory" + low(in)
 	case verdict.EvictedInnocent:
-		s = "the kubelet evicted the pod, though the node would have been short without it: " + low(in)
+		s = "the kubelet evicted the pod, though the node would have been low on memory without it as well" + low(in)
 	case verdict.Refused:
-		s = "the kubelet refused to start the pod, as the node was under MemoryPressure"
+		s = "the kubelet refused to run the pod, as the node was under " + conditions(in)
 	case verdict.RuntimeCap:
-		s = fmt.Sprintf("the container ended itself%s%s; the kernel killed nobody: its runtime's own cap, or a crash", exitWords(in), whenUsing(usage, amount(in.VictimLimit)))
+		s = fmt.Sprintf("the container ended itself%s%s: at a limit of the program's own, or by a crash; no kill by the kernel is known", exitWords(in), whenUsing(in))
 	case verdict.Killed:
-		s = fmt.Sprintf("the container was ended by SIGKILL%s, and not by the kernel's OOM killer, which counted no kill then", exitWords(in))
+		s = fmt.Sprintf("something killed the container with SIGKILL%s, and nothing points to the kernel's OOM killer", exitWords(in))
 		if in.Confidence == verdict.Possible {
-			s = fmt.Sprintf("the container was ended by SIGKILL%s; by whom is not known", exitWords(in))
+			s = fmt.Sprintf("something killed the container with SIGKILL%s; whether it was the kernel's OOM killer is not known", exitWords(in))
 		}
 	case verdict.Stopped:
-		s = fmt.Sprintf("the container was told to stop (SIGTERM) and did%s", exitWords(in))
+		s = fmt.Sprintf("the container was told to stop (SIGTERM), and ended%s", exitWords(in))
 	case verdict.NotOOMKilled:
-		s = "Kubernetes shows the container as OOMKilled, but the kernel counted no kill then: the word is stale or wrong"
+		s = fmt.Sprintf("Kubernetes shows the container as OOMKilled%s, but the kernel's OOM killer killed nothing in it then", exitWords(in))
 	case verdict.Unexplained:
-		return fmt.Sprintf("the kernel counted %s that nothing else tells of: a cgroup that was gone before it could be read, as a rule.", processes(in.Kills))
+		return fmt.Sprintf("The kernel's OOM killer killed %s of which nothing else tells: as a rule the cgroup was gone before it could be read.", processes(in.Kills))
+	default:
+		s = fmt.Sprintf("the kernel killed %s%s", victimWords(in), cause(in))
+		if in.Effect == verdict.ProcessOnly {
+			s += fmt.Sprintf("; the %s goes on without it", kindOf(&in.Victim))
+		}
 	}
-	switch {
-	case in.Effect == verdict.ProcessOnly:
-		s += "; the others of its cgroup go on"
-	case in.Effect == verdict.GroupEnded:
-		s += "; all processes of the cgroup were killed with it"
+	who := ownerName(&in.Victim)
+	if who == "" {
+		who = "unknown cgroup"
 	}
 	return who + ": " + s + "."
 }
 
+// cause says which limit was reached, and how sure that is.
+func cause(in *verdict.Incident) string {
+	as := map[verdict.Confidence]string{verdict.Certain: ", as ", verdict.Likely: ", most likely as ", verdict.Possible: ", possibly as "}[in.Confidence]
+	limit := of(amount(in.Limit))
+	switch in.Verdict {
+	case verdict.ContainerLimit:
+		return as + "the container reached its memory limit" + limit
+	case verdict.PodLimit:
+		words := as + "its pod reached the pod's memory limit" + limit
+		if isOne := in.Limit == in.VictimLimit; isOne && limit != "" {
+			words += ", which is the container's own as well"
+		}
+		return words
+	case verdict.QoSLimit:
+		return as + fmt.Sprintf("all %s pods of the node together reached the limit of their class%s", in.Limited.Identity.QoS, limit)
+	case verdict.KubepodsLimit:
+		return as + fmt.Sprintf("all pods of the node together reached the kubelet's limit for them%s before it evicted one", limit)
+	case verdict.CgroupLimit:
+		if in.Limited.Path == in.Victim.Path {
+			return as + "it reached its memory limit" + limit
+		}
+		return as + ownerName(&in.Limited) + ", which it is part of, reached its memory limit" + limit
+	case verdict.NodeOOM:
+		if limit != "" {
+			limit = ": all" + limit + " were used"
+		}
+		return as + "the node was out of memory" + limit
+	case verdict.NUMAOOM:
+		return as + "the NUMA nodes that it is bound to were out of memory; others may have had some"
+	}
+	return " for want of memory; whose limit was reached is not known"
+}
+
+// kindOf is the word for what a cgroup holds.
+func kindOf(o *verdict.Owner) string {
+	switch o.Identity.Class {
+	case snapshot.ClassContainer, snapshot.ClassPod, snapshot.ClassService:
+		return string(o.Identity.Class)
+	}
+	return "cgroup"
+}
+
 // low says how low the node's memory was, and what the pod used, as the kubelet saw it.
 func low(in *verdict.Incident) string {
-	words := "the node was low on memory"
 	e := in.Eviction
 	if e == nil {
-		return words
+		return ""
 	}
+	var parts []string
 	if available, threshold := amount(e.Available), amount(e.Threshold); available != "" && threshold != "" {
-		words += fmt.Sprintf(", %s available of the %s that are to be left", available, threshold)
+		parts = append(parts, fmt.Sprintf("%s was available, below the eviction threshold of %s", available, threshold))
 	}
-	for _, over := range append([]snapshot.OverRequest{e.Pod}, e.Containers...) {
-		if usage := amount(over.Usage); usage != "" {
-			words += fmt.Sprintf("; %s used %s and requests %s", over.Name, usage, amount(over.Request))
+	over := func(who string, o snapshot.OverRequest) {
+		if usage := amount(o.Usage); usage != "" {
+			parts = append(parts, fmt.Sprintf("%s used %s and requests %s", who, usage, requested(o.Request)))
 		}
 	}
+	over("the pod", e.Pod)
+	for _, c := range e.Containers {
+		over("container "+c.Name, c)
+	}
 	if n, ok := in.VictimCache.Get(); ok && n >= 1<<20 {
-		words += fmt.Sprintf("; of what it used, %s were page cache", Size(int64(n)))
+		parts = append(parts, fmt.Sprintf("%s of the pod's memory was page cache in use", Size(int64(n))))
+	}
+	if len(parts) == 0 {
+		return ""
+	}
+	return ": " + strings.Join(parts, "; ")
+}
+
+// requested is a request as a word; a kubelet's message has 0 for none.
+func requested(v snapshot.Value) string {
+	if n, ok := v.Get(); ok && n > 0 {
+		return Size(int64(n))
+	}
+	return "nothing"
+}
+
+func conditions(in *verdict.Incident) string {
+	if in.Eviction == nil || len(in.Eviction.Conditions) == 0 {
+		return "MemoryPressure"
+	}
+	return strings.Join(in.Eviction.Conditions, ", ")
+}
+
+// victimWords says what was killed. How many a group had is not said: the kernel counts some of them twice.
+func victimWords(in *verdict.Incident) string {
+	words := processes(in.Kills)
+	if in.Comm != "" {
+		words = fmt.Sprintf("%s (process %d)", in.Comm, in.PID)
+	}
+	switch {
+	case in.Effect == verdict.GroupEnded && in.Comm != "":
+		return fmt.Sprintf("%s and with it the whole %s (memory.oom.group)", words, kindOf(&in.Victim))
+	case in.Effect == verdict.GroupEnded:
+		return fmt.Sprintf("the whole %s (memory.oom.group)", kindOf(&in.Victim))
+	case in.Comm != "" && in.Kills > 1:
+		return fmt.Sprintf("%s and %d more", words, in.Kills-1)
 	}
 	return words
 }
 
-func victimWords(in *verdict.Incident) string {
-	switch {
-	case in.Comm != "" && in.Kills > 1:
-		return fmt.Sprintf("%s (process %d) and %d more", in.Comm, in.PID, in.Kills-1)
-	case in.Comm != "":
-		return fmt.Sprintf("%s (process %d)", in.Comm, in.PID)
-	}
-	return processes(in.Kills)
-}
-
 func processes(n uint64) string {
-	if n == 1 {
+	if n <= 1 {
 		return "a process"
 	}
 	return fmt.Sprintf("%d processes", n)
 }
 
+// signals are the names of those by which a container ends, by its exit code.
+var signals = map[int32]string{134: "SIGABRT", 137: "SIGKILL", 139: "SIGSEGV", 143: "SIGTERM"}
+
 func exitWords(in *verdict.Incident) string {
 	if in.Termination == nil {
 		return ""
 	}
-	return fmt.Sprintf(" (exit code %d)", in.Termination.ExitCode)
+	code := in.Termination.ExitCode
+	if name := signals[code]; name != "" && in.Verdict != verdict.Killed && in.Verdict != verdict.Stopped { // these name it themselves
+		return fmt.Sprintf(" (exit code %d, %s)", code, name)
+	}
+	return fmt.Sprintf(" (exit code %d)", code)
 }
 
 func of(limit string) string {
@@ -219,9 +277,13 @@ func of(limit string) string {
 	return " of " + limit
 }
 
-func whenUsing(usage, limit string) string {
-	if usage == "" || limit == "" {
+func whenUsing(in *verdict.Incident) string {
+	usage, limit := amount(in.VictimUsage), amount(in.VictimLimit)
+	switch {
+	case usage == "":
 		return ""
+	case limit == "":
+		return fmt.Sprintf(" when it used %s", usage)
 	}
 	return fmt.Sprintf(" when it used %s of its limit of %s", usage, limit)
 }
@@ -258,102 +320,156 @@ func ownerName(o *verdict.Owner) string {
 	return o.Path
 }
 
-// why says why the kernel took that process, where others could have been.
+// figures are the limit that was reached, and what the victim used, which may be little where the limit is not its own.
+func figures(in *verdict.Incident) string {
+	var parts []string
+	usage, limit := amount(in.Usage), amount(in.Limit)
+	if usage != "" && limit != "" {
+		parts = append(parts, fmt.Sprintf("%s of %s were used where the limit was reached", usage, limit))
+	}
+	if used := amount(in.VictimUsage); used != "" && in.Victim.Path != in.Limited.Path {
+		words := fmt.Sprintf("the %s that was hit used %s when it was last read", kindOf(&in.Victim), used)
+		switch own := amount(in.VictimLimit); {
+		case own != "":
+			words += ", and may use " + own
+		case in.VictimLimit.IsUnlimited():
+			words += ", and has no limit of its own"
+		}
+		parts = append(parts, words)
+	}
+	if len(parts) == 0 {
+		return ""
+	}
+	line := strings.Join(parts, "; ") + "."
+	return strings.ToUpper(line[:1]) + line[1:]
+}
+
+// why says how large the process was that was killed, and why the kernel took that one.
 func why(in *verdict.Incident) string {
 	if in.Kill == nil {
 		return ""
 	}
-	words := size(in.Kill)
-	if len(in.Candidates) < 2 {
+	words := anatomy(in.Kill) + "."
+	total, ok := in.Limit.Get()
+	page := pageKB(in.Kill) << 10
+	i := slices.IndexFunc(in.Candidates, func(c verdict.Candidate) bool { return c.Chosen })
+	if len(in.Candidates) < 2 || i < 0 || page == 0 || !ok {
 		return words
 	}
+	chosen := &in.Candidates[i]
+	score := func(c *verdict.Candidate) string { return Size(c.Badness * int64(page)) }
 	var others []string
-	var chosen *verdict.Candidate
+	isHighest := true
 	for i := range in.Candidates {
 		c := &in.Candidates[i]
-		if c.Chosen {
-			chosen = c
-			continue
+		isHighest = isHighest && c.Badness <= chosen.Badness
+		if !c.Chosen && c.Badness > 0 && len(others) < 3 {
+			used := Size(int64((c.RSSPages + c.SwapPages) * page))
+			others = append(others, fmt.Sprintf("%s (process %d) %s, with %s and %d", c.Comm, c.PID, score(c), used, c.OOMScoreAdj))
 		}
-		others = append(others, fmt.Sprintf("%s (%d) %d", c.Comm, c.PID, c.Badness))
 	}
-	if chosen == nil {
-		return words
+	switch {
+	case len(others) == 0:
+		return words + " No other process there had a score above zero."
+	case !isHighest:
+		words += " It had not the highest score, so the kernel took who asked for the memory (vm.oom_kill_allocating_task), or a child in place of its parent."
 	}
-	return fmt.Sprintf("%s The kernel takes whom its badness is highest of, in pages, oom_score_adj counted in: here %d; %s.", words, chosen.Badness, strings.Join(others, ", "))
+	return fmt.Sprintf("%s The kernel takes the process with the highest score, its memory and for each point of oom_score_adj a thousandth of %s: "+
+		"here %s; next %s.", words, Size(int64(total)), score(chosen), strings.Join(others, "; "))
 }
 
-func users(list []verdict.User) string {
+// users are who used most, of those whose memory counts in the limit that was reached.
+func users(in *verdict.Incident) string {
 	var parts []string
-	for i := range list {
-		u := &list[i]
+	for i := range in.Users {
+		u := &in.Users[i]
+		isPod := u.Identity.PodUID != ""
+		switch {
+		case in.Verdict == verdict.KubepodsLimit && !isPod, in.Verdict == verdict.QoSLimit && (!isPod || u.Identity.QoS != in.Limited.Identity.QoS):
+			continue
+		}
 		part := ownerName(&u.Owner) + " " + Size(int64(u.WorkingSet))
-		if n, ok := u.Request.Get(); ok {
-			part += " (requests " + Size(int64(n)) + ")"
-		} else if u.Identity.PodUID != "" {
-			part += " (requests nothing)"
+		if isPod && u.Pod != "" {
+			part += " (requests " + requested(u.Request) + ")"
 		}
 		parts = append(parts, part)
 	}
-	return "Who used most then, as working sets: " + strings.Join(parts, "; ") + "."
+	if len(parts) == 0 {
+		return ""
+	}
+	return "Who used most when the node was last read, by working set: " + strings.Join(parts, "; ") + "."
 }
 
 // advice is what to do about it.
 func advice(in *verdict.Incident) []string {
-	const grows = "If it keeps growing at a constant load, it leaks: look at what it consists of (memrecon report; anonymous memory is the program's own)."
+	const (
+		leaks = "If its anonymous memory grows under a constant load, it leaks: memrecon report shows what it consists of."
+		cache = "Page cache of files is not the reason, the kernel drops that first. Files in tmpfs and in emptyDir volumes with medium Memory count, and stay."
+		log   = "Let memrecon read the kernel's log (overlay forensics), or ask on the node: dmesg | memrecon explain --kernel-log -"
+	)
 	switch in.Verdict {
 	case verdict.ContainerLimit:
-		return []string{
-			"If it needs this much, raise the container's resources.limits.memory, and its request with it. Page cache is no reason for a kill: the kernel drops it first.",
-			grows,
-		}
+		return []string{"If the container needs this much, raise its resources.limits.memory, and resources.requests.memory with it.", leaks, cache}
 	case verdict.PodLimit:
 		return []string{
-			"Raise the limits of the containers, whose sum the pod's is; tmpfs volumes (emptyDir with medium Memory) and the sandbox count in it too.",
-			grows,
+			"If the pod needs this much, raise the limits of its containers: the pod's is their sum, unless it has one of its own in spec.resources.",
+			leaks, cache,
 		}
-	case verdict.QoSLimit, verdict.KubepodsLimit:
+	case verdict.QoSLimit:
 		return []string{
-			"Give what grew a limit, and requests near its real use, so that fewer pods are put on the node and the kubelet evicts the right one.",
-			"The kubelet looks every 10 s: a larger eviction-hard memory.available gives it more room before the kernel has to act.",
+			"A class of pods has a limit only where qosReserved of the kubelet, or somebody by hand, sets one: raise it, or do without.",
+			"Give each pod a limit, so that one that grows is killed at its own.",
+		}
+	case verdict.KubepodsLimit:
+		return []string{
+			"Set requests near the real use, so that the scheduler puts fewer pods here, and limits, so that one that grows is killed at its own.",
+			"The kubelet looks every 10 s and evicts one pod at a time: a higher evictionHard memory.available leaves it more time.",
 		}
 	case verdict.NodeOOM:
 		return []string{
-			"Look for who used the memory, which need not be the victim: pods without limits, or what stands outside pods.",
-			"Reserve what the system really uses (system-reserved, kube-reserved), and leave room with eviction-hard, so that the kubelet acts before the kernel.",
+			"Look for who used the memory, which need not be who was killed: pods without limits, and what is no pod.",
+			"Reserve what the system uses (systemReserved, kubeReserved of the kubelet) and raise evictionHard memory.available, so that the kubelet evicts before the kernel kills.",
 		}
 	case verdict.CgroupLimit:
-		return []string{"If it needs this much, raise its limit (systemd: MemoryMax=); else look for what grows."}
+		return []string{"If it needs this much, raise the limit: MemoryMax= of a systemd unit, --memory of a container.", leaks, cache}
 	case verdict.NUMAOOM:
-		return []string{"Allow it more NUMA nodes, or move others away from these: numastat -m shows who has what."}
+		return []string{"Allow it more NUMA nodes (cpuset.mems, numactl, the kubelet's Memory Manager), or move others away from these: numastat -m shows who has what."}
 	case verdict.OOMKilled:
-		return []string{"Let memrecon read the kernel's log (overlay forensics), which names the limit; or dmesg | memrecon explain --kernel-log - on the node."}
+		return []string{log}
 	case verdict.Evicted:
 		return []string{
-			"Request what it really uses: pods that use more than they request are evicted first.",
-			"If the node is low again and again, look at who uses it: memrecon report.",
+			"Request what it really uses: pods above their requests are evicted first, then those of lower priority.",
+			"If it grows without need, give it a limit: it is then killed alone, before the node is low.",
 		}
 	case verdict.EvictedInnocent:
 		return []string{
-			"Look at who used the node's memory: what stands outside pods is never evicted, and system-reserved should cover it.",
-			"A higher priority and requests at the real use keep it from being among the first.",
+			"Look at who filled the node: what is no pod is never evicted, and has to be covered by systemReserved and kubeReserved.",
+			"Requests at the real use and a higher priorityClass keep this pod from being among the first.",
 		}
 	case verdict.Refused:
-		return []string{"The pod is made anew elsewhere if it has a controller. The kubelet holds MemoryPressure for 5 minutes: look at who uses the node's memory (memrecon report)."}
+		return []string{
+			"The kubelet keeps the condition for 5 minutes after the node had enough again (evictionPressureTransitionPeriod). A controller's pod is made anew elsewhere.",
+			"Look at who uses the node's memory: memrecon report.",
+		}
 	case verdict.RuntimeCap:
 		return []string{
-			"Look into the container's log for the runtime's own words (heap out of memory, OutOfMemoryError, cannot allocate), and at its cap: -Xmx, --max-old-space-size, GOMEMLIMIT, ulimit.",
+			"Look for the program's own last words: kubectl logs --previous (heap out of memory, OutOfMemoryError, cannot allocate memory).",
+			"Look at its own limit: -Xmx, --max-old-space-size, DOTNET_GCHeapHardLimit, ulimit -v.",
 		}
 	case verdict.Killed:
 		return []string{
-			"Look at kubectl describe pod for a failed liveness probe, a deletion whose grace period ran out, or a node shutting down; and on the node for systemd-oomd and earlyoom, which kill without the kernel's OOM killer.",
+			"kubectl describe pod: a failed liveness probe, a deletion whose grace period ran out, a node that shuts down.",
+			"On the node: systemd-oomd and earlyoom kill without the kernel's OOM killer (journalctl -u systemd-oomd -u earlyoom).",
 		}
 	case verdict.Stopped:
-		return []string{"Nothing about memory: a deletion, an update, an eviction, or a failed liveness probe asked it to end (kubectl describe pod)."}
+		return []string{"As a rule nothing about memory: a deletion, a rollout, a drain or a failed liveness probe (kubectl describe pod)."}
 	case verdict.NotOOMKilled:
-		return []string{"Look for another end: the runtime gives this word to any exit of a cgroup that has seen a kill before, as of a child of the container."}
+		return []string{
+			"Look for another reason of its end by the exit code, and in kubectl logs --previous.",
+			"Runtimes give this reason to any end of a container in which a process has been killed before.",
+		}
 	case verdict.Unexplained:
-		return []string{"Let memrecon read the kernel's log (overlay forensics): it names each victim."}
+		return []string{log}
 	}
 	return nil
 }

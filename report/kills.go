@@ -185,7 +185,7 @@ func (t *text) kill(k *snapshot.Kill, known names) {
 		first = when + ": " + first
 	}
 	t.printf("%s\n", t.paint(red, wrap("", "  ", first+".")))
-	for _, sentence := range []string{cause(k, known), size(k), candidates(k), meaning(k)} {
+	for _, sentence := range []string{limitHit(k, known), size(k), candidates(k), meaning(k)} {
 		if sentence != "" {
 			t.wrapped("  ", "    ", sentence)
 		}
@@ -241,8 +241,8 @@ func (n names) name(id snapshot.Identity, path string) string {
 // short is as much of a container's ID as runtimes print.
 func short(id string) string { return id[:min(len(id), 12)] }
 
-// cause says which limit was hit, and how much of it was used.
-func cause(k *snapshot.Kill, known names) string {
+// limitHit says which limit was hit, and how much of it was used.
+func limitHit(k *snapshot.Kill, known names) string {
 	switch k.Constraint {
 	case snapshot.ConstraintGlobal:
 		return "The node itself was out of memory, no cgroup's limit was hit."
@@ -292,8 +292,17 @@ func used(k *snapshot.Kill) string {
 	return ""
 }
 
-// size says how large the victim was.
+// size says how large the victim was, and what was killed with it.
 func size(k *snapshot.Kill) string {
+	words := anatomy(k)
+	if k.GroupMemcg != "" {
+		words += "; with it all processes of its container or cgroup were killed (memory.oom.group)"
+	}
+	return words + "."
+}
+
+// anatomy says how large the victim was.
+func anatomy(k *snapshot.Kill) string {
 	var parts []string
 	for _, part := range []struct {
 		value snapshot.Value
@@ -315,10 +324,7 @@ func size(k *snapshot.Kill) string {
 	if k.InvokerComm != "" && k.InvokerComm != k.VictimComm {
 		words += fmt.Sprintf("; the memory was asked for by %s", k.InvokerComm)
 	}
-	if k.GroupMemcg != "" {
-		words += "; with it all processes of its container or cgroup were killed (memory.oom.group)"
-	}
-	return words + "."
+	return words
 }
 
 // candidates names the largest processes that could have been killed.
