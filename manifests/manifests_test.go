@@ -195,6 +195,12 @@ func kustomizations() map[string][]string {
 		},
 		"overlays/unverified-kubelet": {"the kubelet's certificate is not verified"},
 		"overlays/events":             {"rbac create,patch events[]"},
+		"overlays/incidents": {
+			"a uid other than 65534",
+			"mount /var/lib/memrecon writable",
+			"pod security: runAsNonRoot != true",
+			"pod security: runAsUser=0",
+		},
 	}
 }
 
@@ -342,6 +348,28 @@ func TestEventsOverlay(t *testing.T) {
 		args := render(t, dir).daemonSet.Spec.Template.Spec.Containers[0].Args
 		if got, want := slices.Contains(args, "--kubernetes.events"), dir == "overlays/events"; got != want {
 			t.Errorf("%s: the agent is started with %q", dir, args)
+		}
+	}
+}
+
+// The agent keeps incidents where the node's folder is mounted.
+func TestIncidentsOverlay(t *testing.T) {
+	for dir := range kustomizations() {
+		pod := render(t, dir).daemonSet.Spec.Template.Spec
+		c := pod.Containers[0]
+		i := slices.IndexFunc(pod.Volumes, func(v corev1.Volume) bool { return v.Name == "incidents" })
+		if dir != "overlays/incidents" {
+			if i >= 0 || slices.ContainsFunc(c.Args, func(a string) bool { return strings.HasPrefix(a, "--incidents.dir") }) {
+				t.Errorf("%s: the agent is started with %q", dir, c.Args)
+			}
+			continue
+		}
+		if i < 0 || *pod.Volumes[i].HostPath.Type != corev1.HostPathDirectoryOrCreate {
+			t.Fatalf("the folder is not made where it is not there: %+v", pod.Volumes)
+		}
+		mount := c.VolumeMounts[slices.IndexFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == "incidents" })]
+		if !slices.Contains(c.Args, "--incidents.dir="+mount.MountPath) {
+			t.Errorf("the folder is at %s, and the agent is started with %q", mount.MountPath, c.Args)
 		}
 	}
 }
