@@ -133,7 +133,7 @@ func Sentence(in *verdict.Incident) string {
 	case verdict.NotOOMKilled:
 		s = fmt.Sprintf("Kubernetes shows the container as OOMKilled%s, but the kernel's OOM killer killed nothing in it then", exitWords(in))
 	case verdict.Unexplained:
-		return fmt.Sprintf("The kernel's OOM killer killed %s of which nothing else tells: as a rule the cgroup was gone before it could be read.", processes(in.Kills))
+		return fmt.Sprintf("The kernel's OOM killer killed %s that nothing else accounts for: as a rule the cgroup was gone before it could be read.", processes(in.Kills))
 	default:
 		s = fmt.Sprintf("the kernel killed %s%s", victimWords(in), cause(in))
 		if in.Effect == verdict.ProcessOnly {

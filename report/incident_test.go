@@ -294,8 +294,8 @@ func made() []struct {
 			"shop/web/app: Kubernetes shows the container as OOMKilled (exit code 143, SIGTERM), but the kernel's OOM killer killed nothing in it then.",
 		},
 		{
-			verdict.Incident{Verdict: verdict.Unexplained, Confidence: certain, Kills: 2},
-			"The kernel's OOM killer killed 2 processes of which nothing else tells: as a rule the cgroup was gone before it could be read.",
+			verdict.Incident{Verdict: verdict.Unexplained, Confidence: certain, Kills: 1},
+			"The kernel's OOM killer killed a process that nothing else accounts for: as a rule the cgroup was gone before it could be read.",
 		},
 	}
 }
