@@ -325,10 +325,10 @@ func figures(in *verdict.Incident) string {
 	var parts []string
 	usage, limit := amount(in.Usage), amount(in.Limit)
 	if usage != "" && limit != "" {
-		parts = append(parts, fmt.Sprintf("%s of %s were used where the limit was reached", usage, limit))
+		parts = append(parts, fmt.Sprintf("used when the limit was reached: %s of %s", usage, limit))
 	}
 	if used := amount(in.VictimUsage); used != "" && in.Victim.Path != in.Limited.Path {
-		words := fmt.Sprintf("the %s that was hit used %s when it was last read", kindOf(&in.Victim), used)
+		words := fmt.Sprintf("the victim's %s used %s when it was last read", kindOf(&in.Victim), used)
 		switch own := amount(in.VictimLimit); {
 		case own != "":
 			words += ", and may use " + own
@@ -365,7 +365,7 @@ func why(in *verdict.Incident) string {
 		isHighest = isHighest && c.Badness <= chosen.Badness
 		if !c.Chosen && c.Badness > 0 && len(others) < 3 {
 			used := Size(int64((c.RSSPages + c.SwapPages) * page))
-			others = append(others, fmt.Sprintf("%s (process %d) %s, with %s and %d", c.Comm, c.PID, score(c), used, c.OOMScoreAdj))
+			others = append(others, fmt.Sprintf("%s (process %d) %s, using %s at oom_score_adj %d", c.Comm, c.PID, score(c), used, c.OOMScoreAdj))
 		}
 	}
 	switch {
