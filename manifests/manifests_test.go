@@ -365,7 +365,7 @@ func TestIncidentsOverlay(t *testing.T) {
 			continue
 		}
 		if i < 0 || *pod.Volumes[i].HostPath.Type != corev1.HostPathDirectoryOrCreate {
-			t.Fatalf("the folder is not made where it is not there: %+v", pod.Volumes)
+			t.Fatalf("%s: the node's folder is not mounted, or not made where it is not there", dir)
 		}
 		mount := c.VolumeMounts[slices.IndexFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == "incidents" })]
 		if !slices.Contains(c.Args, "--incidents.dir="+mount.MountPath) {

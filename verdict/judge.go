@@ -352,8 +352,10 @@ func (j *Judge) readPods(s *snapshot.Snapshot) {
 		return
 	}
 	for i := range s.Kubernetes.Pods {
+		j.names[s.Kubernetes.Pods[i].UID] = named{s.Kubernetes.Pods[i], s.Time}
+	}
+	for i := range s.Kubernetes.Pods {
 		pod := &s.Kubernetes.Pods[i]
-		j.names[pod.UID] = named{*pod, s.Time}
 		if _, ok := eviction(pod); ok && !has(j.evicted, pod.UID) {
 			j.evicted[pod.UID] = s.Time
 			if at := evictedAt(pod); at.IsZero() || j.started.Sub(at) < history {
@@ -440,14 +442,34 @@ func (j *Judge) evict(pod *snapshot.Pod, now time.Time) {
 func (j *Judge) told() (n uint64) {
 	for _, d := range j.cases {
 		if !d.first.Before(j.started) {
-			n += d.killed()
+			n += d.accounted()
 		}
 	}
 	return n
 }
 
+// accounted is how many kills the kernel counted for a case: the first victim of a group twice (mm/oom_kill.c, oom_kill_process).
+func (d *dead) accounted() uint64 {
+	n := uint64(len(d.kills))
+	if slices.ContainsFunc(d.kills, func(k snapshot.Kill) bool { return k.GroupMemcg != "" }) {
+		n++
+	}
+	return max(n, d.counted, d.quiet)
+}
+
 // killed is how many processes were killed: the log may have lost some, and the counters may have gone with the cgroup.
-func (d *dead) killed() uint64 { return max(uint64(len(d.kills)), d.counted, d.quiet) }
+// A group's first victim is counted twice.
+func (d *dead) killed() uint64 {
+	counted := d.counted
+	if counted > 1 && slices.ContainsFunc(d.moves, isGroupKill) {
+		counted--
+	}
+	return max(uint64(len(d.kills)), counted, d.quiet)
+}
+
+func isGroupKill(m snapshot.OOMCounters) bool {
+	return moved(m.LocalBefore.OOMGroupKill, m.LocalAfter.OOMGroupKill) > 0
+}
 
 // countUnexplained makes a case of kills that only /proc/vmstat tells of.
 func (j *Judge) countUnexplained(now time.Time) {
@@ -476,8 +498,8 @@ func (j *Judge) forget(now time.Time) {
 			return false
 		}
 		if !d.first.Before(j.started) {
-			j.countedBase += d.killed()
-			j.counted -= min(j.counted, d.killed())
+			j.countedBase += d.accounted()
+			j.counted -= min(j.counted, d.accounted())
 		}
 		return true
 	})
@@ -520,7 +542,7 @@ func (j *Judge) owner(o Owner) Owner {
 	}
 	o.Namespace, o.Pod = n.pod.Namespace, n.pod.Name
 	for _, c := range n.pod.Containers {
-		if id := o.Identity.ContainerID; id != "" && (c.ID == id || c.Terminated.ContainerID == id) {
+		if id := o.Identity.ContainerID; id != "" && (c.ID == id || c.Terminated.ContainerID == id || c.Previous.ContainerID == id) {
 			o.Container = c.Name
 		}
 	}

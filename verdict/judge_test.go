@@ -453,6 +453,25 @@ func permute(n int, f func([]int)) {
 	swap(0)
 }
 
+// A lone process that is killed as a group is one, though the kernel counts it twice; with the log alone too nothing is left unexplained.
+func TestGroupOfOne(t *testing.T) {
+	asGroup := func(k *snapshot.Kill) { k.GroupMemcg = appPath }
+	for name, happen := range map[string]func(*node){
+		"the log":      func(n *node) { n.record(1, 42, appPath, appPath, asGroup); n.kills += 2 },
+		"the counters": func(n *node) { n.moves(1, appPath, 1, 2, 1) },
+		"both":         func(n *node) { n.record(1, 42, appPath, appPath, asGroup); n.moves(1.01, appPath, 1, 2, 1) },
+	} {
+		n := newNode(t, true)
+		happen(n)
+		for s := 2.0; s < 60; s++ {
+			n.round(s)
+		}
+		if in := n.only(); in.Kills != 1 || in.Effect != verdict.GroupEnded {
+			t.Errorf("%s: it is %+v", name, in)
+		}
+	}
+}
+
 // Two containers that die within a second are two, and a container that dies again a minute later is another time.
 func TestTwoKillsAreTwo(t *testing.T) {
 	n := newNode(t, true)
