@@ -120,6 +120,9 @@ func (r *rate) UnmarshalText(b []byte) error {
 
 // Run takes the memory.
 func (c *leakCommand) Run(stdout io.Writer) error {
+	ctx, stop := signal.NotifyContext(leak.WhileParentLives(context.Background()), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends it at once
 	config, err := c.config()
 	if err != nil {
 		return &statusError{err, exitUsage}
@@ -142,9 +145,6 @@ func (c *leakCommand) Run(stdout io.Writer) error {
 	if err := c.setOOMScoreAdj(watcher); err != nil {
 		return err
 	}
-	ctx, stop := signal.NotifyContext(leak.WhileParentLives(context.Background()), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	context.AfterFunc(ctx, stop) // a second signal ends it at once
 	if c.Wait && !enter(ctx, os.Stderr) {
 		return nil
 	}

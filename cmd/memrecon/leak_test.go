@@ -148,7 +148,7 @@ func TestLeakEndsWithItsParent(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = syscall.Kill(child, syscall.SIGKILL) }()
-	for lines.Scan() && !strings.Contains(lines.Text(), "holds") {
+	for lines.Scan() && !strings.Contains(lines.Text(), "  holds 4Mi,") {
 	}
 	if err := parent.Process.Kill(); err != nil {
 		t.Fatal(err)
