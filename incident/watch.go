@@ -27,7 +27,7 @@ type Config struct {
 	// Kmsg is the device of the kernel's log, as a rule /dev/kmsg. Where it can't be opened, syslog(2) is tried. Empty to do without
 	// the log.
 	Kmsg string
-	// Tell is told an Incident when it is new and when its verdict or its effect has become another. It must not keep the caller waiting.
+	// Tell is told an Incident when it is new, when its verdict or its effect has become another, and when its pod's name is known at last. It must not keep the caller waiting.
 	Tell func(Incident)
 	// Disk keeps incidents over a restart; nil for nothing does.
 	Disk *Disk
@@ -83,6 +83,7 @@ type entry struct {
 	told     struct {
 		verdict verdict.Verdict
 		effect  verdict.Effect
+		pod     string
 	}
 }
 
@@ -287,11 +288,11 @@ func (w *Watch) keep(in verdict.Incident) *entry {
 // isNews tells that somebody should hear of it now: not of what happened before the watch began, and not twice the same.
 func (w *Watch) isNews(e *entry) bool {
 	before := e.told
-	e.told.verdict, e.told.effect = e.Verdict, e.Effect
+	e.told.verdict, e.told.effect, e.told.pod = e.Verdict, e.Effect, e.Victim.Pod
 	if e.restored || e.Time.Before(w.started) {
 		return false
 	}
-	return before.verdict != e.Verdict || before.effect != e.Effect && e.Effect == verdict.ProcessOnly
+	return before.verdict != e.Verdict || before.pod == "" && e.Victim.Pod != "" || before.effect != e.Effect && e.Effect == verdict.ProcessOnly
 }
 
 // record adds the flight record of the victim's cgroup as far as it goes by now.

@@ -236,7 +236,8 @@ func (c *agentCommand) tell(out *console, logger *slog.Logger, in *report.Incide
 
 // post writes an incident as an Event on its pod, and on the Node where the node's own memory was at its end.
 func post(events *kubelet.Events, in *report.Incident) {
-	if in.Verdict == verdict.Stopped {
+	unnamed := in.Victim.Identity.PodUID != "" && in.Victim.Pod == "" // it is told again with its name
+	if in.Verdict == verdict.Stopped || unnamed {
 		return
 	}
 	event := kubelet.Event{
