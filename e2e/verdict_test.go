@@ -21,16 +21,16 @@ func TestVerdicts(t *testing.T) {
 		name string
 		// leak are the arguments of memrecon leak.
 		leak, limit string
-		restart     string
 		verdicts    []verdict.Verdict
 		effects     []verdict.Effect
 	}{
 		// On v1 the kernel does not count whose limit was hit, and a container that grows so fast may be gone before it is seen to be
-		// full: then it is oom-killed. On v2 runtimes have a container killed as a whole (memory.oom.group; Kubernetes 1.28). The kubelet gives a pod its container's limit, and the sandbox counts too: so the pod's is hit first, or the container's.
-		{"over-limit", "--rate=50Mi/s --max=0", "100Mi", "Never", []verdict.Verdict{verdict.PodLimit, verdict.ContainerLimit, verdict.OOMKilled}, []verdict.Effect{verdict.Ended, verdict.GroupEnded}},
-		{"own-cap", "--rate=50Mi/s --max=90Mi --die-at=80Mi --die-with=SIGABRT", "100Mi", "Never", []verdict.Verdict{verdict.RuntimeCap}, []verdict.Effect{verdict.Ended}},
+		// full: then it is oom-killed. On v2 runtimes have a container killed as a whole (memory.oom.group; Kubernetes 1.28). The kubelet
+		// gives a pod its container's limit, and the sandbox counts too: so the pod's is hit first, or the container's.
+		{"over-limit", "--rate=50Mi/s --max=0", "100Mi", []verdict.Verdict{verdict.PodLimit, verdict.ContainerLimit, verdict.OOMKilled}, []verdict.Effect{verdict.Ended, verdict.GroupEnded}},
+		{"own-cap", "--rate=50Mi/s --max=90Mi --die-at=80Mi --die-with=SIGABRT", "100Mi", []verdict.Verdict{verdict.RuntimeCap}, []verdict.Effect{verdict.Ended}},
 		// Whoever is faster: the kernel at the limit of all pods, or the kubelet, which looks every 10 s.
-		{"leak", "--rate=100Mi/s --max=0 --floor=0 --max-pressure=0 --i-mean-it", "", "Never",
+		{"leak", "--rate=100Mi/s --max=0 --floor=0 --max-pressure=0 --i-mean-it", "",
 			[]verdict.Verdict{verdict.KubepodsLimit, verdict.QoSLimit, verdict.NodeOOM, verdict.OOMKilled, verdict.Evicted}, nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -43,8 +43,8 @@ func TestVerdicts(t *testing.T) {
 				t.Fatal(err)
 			}
 			apply(t, fmt.Sprintf(`{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": %q, "namespace": "default"}, "spec": {
-				"restartPolicy": %q, "terminationGracePeriodSeconds": 1, "containers": [{"name": "leak", "image": "localhost/memrecon", "imagePullPolicy": "Never", %s
-				"args": %s}]}}`, test.name, test.restart, limits, args))
+				"restartPolicy": "Never", "terminationGracePeriodSeconds": 1, "containers": [{"name": "leak", "image": "localhost/memrecon", "imagePullPolicy": "Never", %s
+				"args": %s}]}}`, test.name, limits, args))
 			defer kubectl(t, "delete", "pod", test.name, "--namespace=default", "--wait=true", "--ignore-not-found")
 
 			var in report.Incident

@@ -197,7 +197,7 @@ func (w *Watch) followLog(ctx context.Context) {
 	}
 }
 
-// followCounters starts when there is a hierarchy, and again where that has become another.
+// followCounters starts when there is a hierarchy, and stays with that one.
 func (w *Watch) followCounters(ctx context.Context) {
 	var watcher *cgroup.Watcher
 	for {
