@@ -49,15 +49,18 @@ test: deps ## Run all tests; installs what they need (Debian, root).
 	$(MAKE) --no-print-directory docs-check test-kernel
 
 .PHONY: test-kernel
-test-kernel: deps bin/guest ## Run the TestReal... tests in a guest with cgroup v2 and in one with v1.
+test-kernel: deps bin/guest ## Run the TestReal... tests in a guest with cgroup v2 and, beside it, in one with v1.
 	@set -e; for package in $(KERNEL_TESTS); do \
-		test=bin/$$(basename $$package).test; \
-		CGO_ENABLED=0 go test -c -o $$test $$package; \
+		CGO_ENABLED=0 go test -c -o bin/$$(basename $$package).test $$package; \
 		go test -list '^TestReal' $$package | grep -q ^Test || { echo "$$package has no TestReal: see KERNEL_TESTS" >&2; exit 1; }; \
+	done
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-kernel-v2 test-kernel-v1
+
+.PHONY: test-kernel-v2 test-kernel-v1
+test-kernel-v2 test-kernel-v1: test-kernel-%: # The guests of one version, each of which has one CPU, with what test-kernel has built.
+	@set -e; for package in $(KERNEL_TESTS); do \
 		case " $(WITH_DISK) " in *" $$package "*) disk=64;; *) disk=0;; esac; \
-		for version in v2 v1; do \
-			MEMRECON_REQUIRE_ALL=1 bin/guest -cgroup $$version -disk $$disk -limit 15m -- $$test -test.run '^TestReal' -test.v; \
-		done; \
+		MEMRECON_REQUIRE_ALL=1 bin/guest -cgroup $* -disk $$disk -limit 15m -- bin/$$(basename $$package).test -test.run '^TestReal' -test.v; \
 	done
 
 .PHONY: bin/guest
