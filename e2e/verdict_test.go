@@ -34,19 +34,7 @@ func TestVerdicts(t *testing.T) {
 			[]verdict.Verdict{verdict.KubepodsLimit, verdict.QoSLimit, verdict.NodeOOM, verdict.OOMKilled, verdict.Evicted}, nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			limits := ""
-			if test.limit != "" {
-				limits = fmt.Sprintf(`"resources": {"limits": {"memory": %q}},`, test.limit)
-			}
-			args, err := json.Marshal(append([]string{"leak"}, strings.Fields(test.leak)...))
-			if err != nil {
-				t.Fatal(err)
-			}
-			apply(t, fmt.Sprintf(`{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": %q, "namespace": "default"}, "spec": {
-				"restartPolicy": "Never", "terminationGracePeriodSeconds": 1, "containers": [{"name": "leak", "image": "localhost/memrecon", "imagePullPolicy": "Never", %s
-				"args": %s}]}}`, test.name, limits, args))
-			defer kubectl(t, "delete", "pod", test.name, "--namespace=default", "--wait=true", "--ignore-not-found")
-
+			leakPod(t, test.name, test.limit, strings.Fields(test.leak)...)
 			var in report.Incident
 			eventually(t, 4*time.Minute, "an incident", func() string {
 				found := incidents(t, "default/"+test.name)
@@ -79,6 +67,23 @@ func TestVerdicts(t *testing.T) {
 	}
 }
 
+// leakPod runs memrecon leak in a pod, under a limit if it is not empty. The pod is gone when the test is over.
+func leakPod(t *testing.T, name, limit string, leak ...string) {
+	t.Helper()
+	limits := ""
+	if limit != "" {
+		limits = fmt.Sprintf(`"resources": {"limits": {"memory": %q}},`, limit)
+	}
+	args, err := json.Marshal(append([]string{"leak"}, leak...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { kubectl(t, "delete", "pod", name, "--namespace=default", "--wait=true", "--ignore-not-found") })
+	apply(t, fmt.Sprintf(`{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": %q, "namespace": "default"}, "spec": {
+		"restartPolicy": "Never", "terminationGracePeriodSeconds": 1, "containers": [{"name": "leak", "image": "localhost/memrecon", "imagePullPolicy": "Never", %s
+		"args": %s}]}}`, name, limits, args))
+}
+
 // apply has the API server make what a document says.
 func apply(t *testing.T, document string) {
 	t.Helper()
@@ -87,7 +92,7 @@ func apply(t *testing.T, document string) {
 	}
 }
 
-// incidents are those of a pod that the agent knows.
+// incidents are those of a pod that the agent knows, or all where it is empty.
 func incidents(t *testing.T, pod string) []report.Incident {
 	t.Helper()
 	text, err := agentPath(t, "/api/v1/incidents?since=10m&of="+url.QueryEscape(pod))

@@ -1,0 +1,213 @@
+package e2e
+
+import (
+	"flag"
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/memrecon/memrecon/report"
+	"github.com/memrecon/memrecon/verdict"
+)
+
+var (
+	kills    = flag.Int("kills", 5, "how many `kills` the time until they are told is measured over")
+	nodeOOMs = flag.Int("node-ooms", 2, "how many `times` the node runs out of memory")
+)
+
+// The agent with the rights of each overlay tells every kill in a cgroup of the node; how long that takes is measured, from the
+// kernel's own time of the kill to that of the line in the container's log.
+func TestKillsAreTold(t *testing.T) {
+	needCluster(t)
+	t.Cleanup(func() { install(t, "base") })
+	for _, test := range []struct {
+		manifests string
+		log       bool // the agent may read the kernel's
+	}{
+		{"base", false},
+		{"overlays/forensics", true},
+	} {
+		t.Run(test.manifests, func(t *testing.T) {
+			install(t, test.manifests)
+			began := latest(t).Time
+			killed := killEach(t, *kills)
+			var told map[string]time.Time
+			eventually(t, time.Minute, "all kills in the log", func() string {
+				if told = linesOf(t, killed); len(told) < len(killed) {
+					return fmt.Sprintf("of %v, only %v are told", killed, told)
+				}
+				return ""
+			})
+			var took []time.Duration
+			for path, at := range killed {
+				took = append(took, told[path].Sub(at))
+			}
+			slices.Sort(took)
+			t.Logf("from kill to line, of %d: half within %s, 99%% within %s, all within %s", len(took),
+				took[len(took)/2].Round(time.Millisecond), took[(len(took)*99-1)/100].Round(time.Millisecond), took[len(took)-1].Round(time.Millisecond))
+			for _, in := range incidents(t, "") {
+				if _, ok := killed[in.Victim.Path]; !ok || in.Time.Before(began) {
+					continue
+				}
+				if in.Verdict != verdict.CgroupLimit || in.Kills != 1 {
+					t.Errorf("%s: %s, %d kills, want %s, 1", in.Victim.Path, in.Verdict, in.Kills, verdict.CgroupLimit)
+				}
+				if known := in.Kill != nil && in.Kill.VictimComm == "dd"; known != test.log {
+					t.Errorf("%s: the kernel's record is known: %t, want %t", in.Victim.Path, known, test.log)
+				}
+			}
+		})
+	}
+}
+
+// A node that runs out of memory again and again, by a process outside of pods: the agent lives on, tells each time, and misses no
+// process that the kernel counted as killed.
+func TestNodeOOM(t *testing.T) {
+	needCluster(t)
+	unharmed(t)
+	before, began := nodeKills(t), latest(t).Time
+	for n := range *nodeOOMs {
+		// The kernel takes it first, as it has the highest oom_score_adj. A cgroup that is new tells apart who was told.
+		lab(t, "node", onHierarchy+fmt.Sprintf(`mkdir memrecon-oom-%[1]d; sleep 2
+			sh -c "echo 1000 > /proc/self/oom_score_adj; echo \$\$ > memrecon-oom-%[1]d/cgroup.procs; exec dd if=/dev/zero of=/dev/null bs=4000M count=1"
+			sleep 2; rmdir memrecon-oom-%[1]d`, n))
+	}
+	counted := nodeKills(t) - before
+	if counted < *nodeOOMs {
+		t.Fatalf("the kernel counted %d kills, want %d at least", counted, *nodeOOMs)
+	}
+	var found []report.Incident
+	eventually(t, time.Minute, "all kills are told", func() string {
+		found = slices.DeleteFunc(incidents(t, ""), func(in report.Incident) bool { return in.Time.Before(began) })
+		told := 0
+		for _, in := range found {
+			told += int(in.Kills)
+		}
+		if told != counted {
+			return fmt.Sprintf("%d kills of the %d that the kernel counted", told, counted)
+		}
+		return ""
+	})
+	for n := range *nodeOOMs {
+		path := fmt.Sprintf("/memrecon-oom-%d", n)
+		i := slices.IndexFunc(found, func(in report.Incident) bool { return in.Victim.Path == path })
+		if i < 0 {
+			t.Errorf("no incident of %s", path)
+			continue
+		}
+		t.Logf("%s (%s): %s", found[i].Verdict, found[i].Confidence, found[i].Sentence)
+		if found[i].Verdict != verdict.NodeOOM {
+			t.Errorf("%s: the verdict is %s, want %s", path, found[i].Verdict, verdict.NodeOOM)
+		}
+	}
+}
+
+// With the right to write Events, kubectl describe tells of a pod's end.
+func TestEvents(t *testing.T) {
+	needCluster(t)
+	t.Cleanup(func() { install(t, "base") })
+	install(t, "overlays/events")
+	leakPod(t, "told", "100Mi", "--rate=50Mi/s", "--max=0")
+	eventually(t, time.Minute, "kubectl describe", func() string {
+		if described := kubectl(t, "describe", "pod/told", "--namespace=default"); !strings.Contains(described, "limit of 100Mi") {
+			return described
+		}
+		return ""
+	})
+	t.Log(kubectl(t, "get", "events", "--namespace=default", "--field-selector=involvedObject.name=told,source=memrecon"))
+}
+
+// install applies a folder of manifests, and waits until the agent that it describes has looked at the node.
+func install(t *testing.T, folder string) {
+	t.Helper()
+	kubectl(t, "apply", "--kustomize", "../manifests/"+folder)
+	kubectl(t, "--namespace="+namespace, "rollout", "status", "daemonset/memrecon", "--timeout=5m")
+	eventually(t, time.Minute, "one agent", func() string {
+		if pods := get[struct{ Items []pod }](t, "pods", "--namespace="+namespace); len(pods.Items) != 1 {
+			return fmt.Sprint(len(pods.Items))
+		}
+		return ""
+	})
+	whole(t)
+}
+
+// onHierarchy begins a line of the node's shell in the root of the memory controller's cgroups.
+const onHierarchy = `cd /sys/fs/cgroup; [ ! -d memory ] || cd memory
+	`
+
+// killEach has a process killed in each of some cgroups of the node, and returns when, by the kernel's log, or somewhat earlier.
+func killEach(t *testing.T, count int) map[string]time.Time {
+	t.Helper()
+	// Two clocks: that of the log is told beside the other, which is read before.
+	out := lab(t, "node", onHierarchy+fmt.Sprintf(`limit=memory.limit_in_bytes; [ -e $limit ] || limit=memory.max
+		mkdir memrecon-e2e; [ ! -e memrecon-e2e/cgroup.subtree_control ] || echo +memory > memrecon-e2e/cgroup.subtree_control
+		cd memrecon-e2e
+		for i in $(seq %[1]d); do mkdir $i; echo 20M > $i/$limit; done
+		sleep 3
+		for i in $(seq %[1]d); do
+			sh -c "echo \$\$ > $i/cgroup.procs; exec dd if=/dev/zero of=/dev/null bs=64M count=1" 2>/dev/null
+			stat -c %%y /proc/self/stat
+			echo memrecon: this is now > /dev/kmsg
+			dmesg -s 100000 | grep -e "Killed process" -e "this is now" | tail -n 2 | cut -c -50
+			sleep 0.5
+		done
+		sleep 2
+		rmdir *; cd ..; rmdir memrecon-e2e 2>/dev/null; true`, count))
+	found := regexp.MustCompile(`(\d{4}-\d\d-\d\d [\d:.]+) \+0000\n\[ *([\d.]+)\] .*Killed.*\n\[ *([\d.]+)\] .*now`).FindAllStringSubmatch(out, -1)
+	if len(found) != count {
+		t.Fatalf("%d kills, want %d:\n%s", len(found), count, out)
+	}
+	killed := map[string]time.Time{}
+	for i, m := range found {
+		now, err := time.Parse("2006-01-02 15:04:05", m[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		killed[fmt.Sprintf("/memrecon-e2e/%d", i+1)] = now.Add(-seconds(t, m[3]) + seconds(t, m[2]))
+	}
+	return killed
+}
+
+func seconds(t *testing.T, text string) time.Duration {
+	t.Helper()
+	d, err := time.ParseDuration(text + "s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// linesOf are the times of the first lines of the agent's log that tell an incident of each cgroup, as the container runtime has them.
+func linesOf(t *testing.T, killed map[string]time.Time) map[string]time.Time {
+	t.Helper()
+	told := map[string]time.Time{}
+	for line := range strings.Lines(kubectl(t, "--namespace="+namespace, "logs", "daemonset/memrecon", "--timestamps", "--tail=-1")) {
+		m := regexp.MustCompile(`^(\S+) .*verdict=.* cgroup=(\S+)`).FindStringSubmatch(line)
+		if m == nil {
+			continue
+		}
+		at, err := time.Parse(time.RFC3339Nano, m[1])
+		if err != nil {
+			t.Fatalf("%v in %q", err, line)
+		}
+		if _, ok := told[m[2]]; !ok && !killed[m[2]].IsZero() && !at.Before(killed[m[2]]) {
+			told[m[2]] = at
+		}
+	}
+	return told
+}
+
+// nodeKills is the kernel's own count of the processes that it killed for memory.
+func nodeKills(t *testing.T) int {
+	t.Helper()
+	out := lab(t, "node", "grep oom_kill /proc/vmstat")
+	n, err := strconv.Atoi(strings.TrimSpace(strings.TrimPrefix(out, "oom_kill")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
