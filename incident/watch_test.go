@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/memrecon/memrecon/cgroup"
 	"github.com/memrecon/memrecon/collector"
 	"github.com/memrecon/memrecon/incident"
 	"github.com/memrecon/memrecon/reconcile"
@@ -179,5 +180,25 @@ func TestWatchTellsWhatStandsInItsWay(t *testing.T) {
 	if strings.Count(log, "\n") != 1 || !strings.Contains(log, "level=WARN") || !strings.Contains(log, "source="+vmstat) ||
 		!strings.Contains(log, "no oom_kill") || !strings.Contains(log, "Linux 4.13") {
 		t.Errorf("the log is\n%s", log)
+	}
+}
+
+// An incident is told at once, and again with its pod's name when that is known at last, but only once.
+func TestNameComesLater(t *testing.T) {
+	r := newReplay(t, "v2-quiet")
+	r.more()
+	r.kill(1)
+	r.until("a kill", func() bool { return len(r.told) > 0 })
+	r.more()
+	if told := r.incidents(); len(told) != 1 || told[0].Victim.Pod != "" {
+		t.Fatalf("without names, told: %+v", told)
+	}
+	r.kubernetes = &snapshot.Kubernetes{Pods: []snapshot.Pod{{Namespace: "shop", Name: "web", UID: cgroup.Identify(diedPath).PodUID}}}
+	r.until("the name", func() bool { return len(r.told) > 1 })
+	r.kill(2) // more is known of it, but no news
+	r.until("another kill", func() bool { return r.watch.Incidents()[0].Kills == 2 })
+	told := r.incidents()
+	if len(told) != 2 || told[1].ID != told[0].ID || told[1].Victim.Namespace != "shop" || told[1].Victim.Pod != "web" {
+		t.Errorf("with names, told: %+v", told)
 	}
 }
