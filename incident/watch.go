@@ -65,7 +65,7 @@ type Watch struct {
 	config Config
 	log    *kernellog.Live // nil where it may not be read
 	flight *flight.Recorder
-	synced chan *snapshot.Snapshot
+	swept  chan sweep
 
 	mu      sync.Mutex
 	judge   *verdict.Judge
@@ -73,6 +73,13 @@ type Watch struct {
 	kept    []*entry // by time of arrival
 	counts  map[Key]uint64
 	unsaved bool
+}
+
+// sweep is what a round found in the hierarchy.
+type sweep struct {
+	cgroups []snapshot.Cgroup
+	// lost tells that this round, or one before it that nobody took, found no hierarchy: what there is now may be another.
+	lost bool
 }
 
 type entry struct {
@@ -100,7 +107,7 @@ func Open(c Config) *Watch {
 		}
 	}
 	w := &Watch{
-		config: c, log: log, flight: flight.NewRecorder(flight.Options{}), synced: make(chan *snapshot.Snapshot, 1),
+		config: c, log: log, flight: flight.NewRecorder(flight.Options{}), swept: make(chan sweep, 1),
 		judge: verdict.NewJudge(log != nil), started: c.Clock(), counts: map[Key]uint64{},
 	}
 	w.restore()
@@ -197,38 +204,73 @@ func (w *Watch) followLog(ctx context.Context) {
 	}
 }
 
-// followCounters starts when there is a hierarchy, and stays with that one.
+// followCounters watches the hierarchy that the rounds find. Once a round finds none, it is looked for again, as the collector does.
 func (w *Watch) followCounters(ctx context.Context) {
 	var watcher *cgroup.Watcher
+	var told []snapshot.SourceError
+	end := func() {}
+	defer func() { end() }()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case s := <-w.synced:
+		case s := <-w.swept:
+			if s.lost {
+				end()
+				watcher, end = nil, func() {}
+			}
+			if len(s.cgroups) == 0 {
+				continue
+			}
 			if watcher == nil {
 				h, err := cgroup.Find(w.config.Sysfs)
 				if err != nil {
 					continue // the collector says so
 				}
 				watcher = cgroup.Watch(h, w.config.Procfs)
-				go watcher.Run(ctx, func(c snapshot.OOMCounters) {
-					w.judged(func(time.Time) { w.judge.Counters(&c) })
-				})
+				end = w.run(ctx, watcher)
 			}
-			watcher.Sync(s.Cgroups)
+			told = w.tellFaults(watcher.Sync(s.cgroups), told)
 		}
 	}
+}
+
+// run runs a Watcher until ctx ends or end is called, which waits for its end.
+func (w *Watch) run(ctx context.Context, watcher *cgroup.Watcher) (end func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	running.Go(func() {
+		watcher.Run(ctx, func(c snapshot.OOMCounters) {
+			w.judged(func(time.Time) { w.judge.Counters(&c) })
+		})
+	})
+	return func() {
+		cancel()
+		running.Wait()
+	}
+}
+
+// tellFaults tells what stands in the way of the Watcher and was not told the last time.
+func (w *Watch) tellFaults(faults, told []snapshot.SourceError) []snapshot.SourceError {
+	for _, f := range faults {
+		if !slices.Contains(told, f) {
+			w.config.Logger.Warn("OOM counters are not watched as they should be", "source", f.Source, "error", f.Error, "hint", f.Hint)
+		}
+	}
+	return faults
 }
 
 // Round is told each round of the collector's.
 func (w *Watch) Round(r *collector.Result) {
 	s := r.Sheet.Snapshot()
 	w.flight.Record(r.Sheet)
+	found := sweep{s.Cgroups, len(s.Cgroups) == 0}
 	select {
-	case <-w.synced: // nobody took it, and this one is newer
+	case missed := <-w.swept: // nobody took it, and this one is newer
+		found.lost = found.lost || missed.lost
 	default:
 	}
-	w.synced <- s
+	w.swept <- found
 	w.judged(func(time.Time) { w.judge.Round(s) })
 	w.mu.Lock()
 	defer w.mu.Unlock()

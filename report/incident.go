@@ -78,7 +78,7 @@ func (t *text) incident(in *Incident) {
 		first = in.Time.UTC().Format("2006-01-02 15:04:05 UTC") + ": " + first
 	}
 	t.printf("%s\n", t.paint(red, wrap("", "  ", first)))
-	for _, sentence := range []string{figures(&in.Incident), in.Why, users(&in.Incident)} {
+	for _, sentence := range []string{figures(&in.Incident), in.Why, eviction(&in.Incident), users(&in.Incident)} {
 		if sentence != "" {
 			t.wrapped("  ", "    ", sentence)
 		}
@@ -108,6 +108,7 @@ var missing = map[verdict.Missing]string{
 	verdict.MissingKernelLog: "Only the kernel's log has the process, its size, and who else could have been killed. memrecon may not read it here, which the " +
 		"overlay forensics changes, or it has lost these lines.",
 	verdict.MissingCounters: "No counter says whose limit was reached: cgroup v1 has none, and that of cgroup v2 was not read. So it is told by who was at a limit.",
+	verdict.MissingReading:  "A reading of the pod before it was evicted: without that its place among the others is not known, nor how much of its memory was page cache.",
 	verdict.MissingPods:     "The kubelet's list of pods: without it there are no names.",
 }
 
@@ -376,6 +377,59 @@ func why(in *verdict.Incident) string {
 	}
 	return fmt.Sprintf("%s The kernel takes the process with the highest score, its memory and for each point of oom_score_adj a thousandth of %s: "+
 		"here %s; next %s.", words, Size(int64(total)), score(chosen), strings.Join(others, "; "))
+}
+
+// eviction is why the kubelet took this pod, what of its memory was page cache, and how the pod shows.
+func eviction(in *verdict.Incident) string {
+	var parts []string
+	if in.Ranking != nil {
+		parts = append(parts, place(in.Ranking))
+	}
+	if active, inactive := amount(in.VictimCache), amount(in.VictimIdleCache); in.Eviction != nil && active != "" && inactive != "" {
+		parts = append(parts, fmt.Sprintf("Of the pod's %s then, %s were page cache in use, which its working set has, and %s page cache out of use, which it has not.",
+			amount(in.VictimUsage), active, inactive))
+	}
+	if in.Shown != "" {
+		parts = append(parts, "kubectl get pods shows the pod as "+in.Shown+".")
+	}
+	return strings.Join(parts, " ")
+}
+
+// place says where a pod stood among those that the kubelet may evict.
+func place(r *verdict.Ranking) string {
+	words := fmt.Sprintf("When memrecon last read it, at %s, it was ", r.Time.UTC().Format("15:04:05"))
+	var why map[verdict.RankKey]string
+	switch {
+	case r.Pods == 1:
+		words += "the only pod that the kubelet may evict"
+	case r.Place == 1:
+		words += fmt.Sprintf("first of the %d pods that the kubelet may evict", r.Pods)
+		why = map[verdict.RankKey]string{
+			verdict.RankUnread: "as it alone had no figures", verdict.RankExceeds: "as it alone used more than it requests",
+			verdict.RankPriority: "ahead of the next by its lower priority", verdict.RankExcess: "ahead of the next by its usage less its request",
+		}
+	default:
+		var names []string
+		for i := range r.Before {
+			names = append(names, ownerName(&r.Before[i]))
+		}
+		if more := r.Place - 1 - len(names); more > 0 {
+			names = append(names, fmt.Sprintf("%d more", more))
+		}
+		words += fmt.Sprintf("number %d of the %d pods that the kubelet may evict, behind %s", r.Place, r.Pods, strings.Join(names, ", "))
+		why = map[verdict.RankKey]string{ // of the last of these
+			verdict.RankUnread: "which had no figures", verdict.RankExceeds: "which used more than requested, as it did not",
+			verdict.RankPriority: "of lower priority", verdict.RankExcess: "by usage less request",
+		}
+	}
+	if reason := why[r.Key]; reason != "" {
+		words += ", " + reason
+	}
+	if !r.KubeletTime.IsZero() {
+		age := max(0, r.Time.Sub(r.KubeletTime)) // the kubelet's has whole seconds
+		words += fmt.Sprintf("; the kubelet's own figures of it, as far as memrecon knew, were %.0f s old", age.Seconds())
+	}
+	return words + "."
 }
 
 // users are who used most, of those whose memory counts in the limit that was reached.

@@ -186,6 +186,7 @@ func made() []struct {
 	low := snapshot.Eviction{
 		Resource: "memory", Threshold: mi(200), Available: mi(90), Containers: []snapshot.OverRequest{{Name: "app", Usage: mi(1381), Request: snapshot.Of(0)}},
 	}
+	second := verdict.Ranking{Time: limitHit, Place: 2, Pods: 12, Key: verdict.RankPriority, Before: []verdict.Owner{pod}, KubeletTime: limitHit.Add(-9 * time.Second)}
 	const certain, likely, possible = verdict.Certain, verdict.Likely, verdict.Possible
 	return []struct {
 		incident verdict.Incident
@@ -256,7 +257,7 @@ func made() []struct {
 			"unknown cgroup: the kernel killed java (process 42) for want of memory; whose limit was reached is not known.",
 		},
 		{
-			verdict.Incident{Verdict: verdict.Evicted, Confidence: certain, Victim: pod, Limited: node, Eviction: &low, VictimCache: mi(300), Effect: verdict.PodEnded},
+			verdict.Incident{Verdict: verdict.Evicted, Confidence: certain, Victim: pod, Limited: node, Eviction: &low, VictimCache: mi(300), Effect: verdict.PodEnded, Ranking: &second, Shown: "Error"},
 			"pod shop/web: the kubelet evicted the pod, as the node was low on memory: 90Mi was available, below the eviction threshold of 200Mi; " +
 				"container app used 1.35Gi and requests nothing; 300Mi of the pod's memory was page cache in use.",
 		},
@@ -316,6 +317,39 @@ func TestSentences(t *testing.T) {
 	for _, v := range verdict.Verdicts() {
 		if !told[v] {
 			t.Errorf("%s has no sentence", v)
+		}
+	}
+}
+
+// Where an evicted pod stood is said with what put it there.
+func TestEvictionText(t *testing.T) {
+	pod := func(name string) verdict.Owner { return verdict.Owner{Namespace: "shop", Pod: name} }
+	noon := time.Date(2026, 5, 4, 12, 0, 0, 0, time.UTC)
+	for want, in := range map[string]verdict.Incident{
+		"at 12:00:00, it was first of the 12 pods that the kubelet may evict, as it alone used more than it requests.": {
+			Ranking: &verdict.Ranking{Time: noon, Place: 1, Pods: 12, Key: verdict.RankExceeds},
+		},
+		"it was the only pod that the kubelet may evict; the kubelet's own figures of it, as far as memrecon knew, were 9 s old.": {
+			Ranking: &verdict.Ranking{Time: noon, Place: 1, Pods: 1, KubeletTime: noon.Add(-9 * time.Second)},
+		},
+		"it was number 2 of the 12 pods that the kubelet may evict, behind pod shop/a, of lower priority.": {
+			Ranking: &verdict.Ranking{Time: noon, Place: 2, Pods: 12, Key: verdict.RankPriority, Before: []verdict.Owner{pod("a")}},
+		},
+		"number 6 of the 12 pods that the kubelet may evict, behind pod shop/a, pod shop/b, pod shop/c, 2 more, which used more than requested, as it did not.": {
+			Ranking: &verdict.Ranking{Time: noon, Place: 6, Pods: 12, Key: verdict.RankExceeds, Before: []verdict.Owner{pod("a"), pod("b"), pod("c")}},
+		},
+		"Of the pod's 300Mi then, 100Mi were page cache in use, which its working set has, and 50Mi page cache out of use, which it has not.": {
+			Eviction: &snapshot.Eviction{Resource: "memory"}, VictimUsage: snapshot.Of(300 * mib), VictimCache: snapshot.Of(100 * mib), VictimIdleCache: snapshot.Of(50 * mib),
+		},
+		"kubectl get pods shows the pod as Error.": {Shown: "Error"},
+	} {
+		in.Verdict, in.Victim = verdict.Evicted, pod("web")
+		var b bytes.Buffer
+		if err := report.IncidentsText(&b, []report.Incident{report.NewIncident(&in, nil)}, report.Options{}); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(strings.Fields(b.String()), " "); !strings.Contains(got, want) {
+			t.Errorf("%s\nhas not: %s", got, want)
 		}
 	}
 }

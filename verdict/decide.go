@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/memrecon/memrecon/reconcile"
 	"github.com/memrecon/memrecon/snapshot"
 )
 
@@ -33,11 +34,15 @@ func (j *Judge) decide(d *dead, now time.Time) (Incident, bool) {
 	in := Incident{ID: d.id, Time: d.first, Victim: j.owner(d.victim), Kills: d.killed(), Termination: d.end}
 	if d.before.cgroup.Path != "" {
 		in.VictimUsage, in.VictimLimit = d.before.cgroup.Usage, d.before.cgroup.Max
-		in.VictimCache = activeCache(&d.before.cgroup)
+		in.VictimCache, in.VictimIdleCache = pageCache(&d.before.cgroup, "active_file"), pageCache(&d.before.cgroup, "inactive_file")
 	}
 	switch {
 	case d.pod != nil:
 		byEviction(d.pod, &in)
+		in.Ranking, in.Shown = d.rank, shown(d.pod)
+		if in.Ranking == nil && in.Verdict != Refused {
+			in.Missing = append(in.Missing, MissingReading)
+		}
 	case d.quiet > 0:
 		in.Verdict, in.Confidence = Unexplained, Certain
 	case len(d.kills) > 0:
@@ -451,7 +456,7 @@ func (j *Judge) users() []User {
 		if n, ok := workingSet(c); ok && (isPod || outside) {
 			u := User{Owner: j.owner(Owner{Path: c.Path, Identity: c.Identity}), WorkingSet: n}
 			if named, ok := j.names[c.Identity.PodUID]; ok && isPod {
-				u.Request = requested(&named.pod)
+				u.Request = reconcile.PodRequest(&named.pod)
 			}
 			list = append(list, u)
 		}
@@ -463,37 +468,17 @@ func (j *Judge) users() []User {
 // workingSet is a cgroup's usage less inactive page cache, as the kubelet computes it (cAdvisor).
 func workingSet(c *snapshot.Cgroup) (uint64, bool) {
 	usage, ok := c.Usage.Get()
-	inactive, isV1 := c.Stat.Get("total_inactive_file")
-	if !isV1 {
-		inactive, _ = c.Stat.Get("inactive_file")
-	}
+	inactive, _ := pageCache(c, "inactive_file").Get()
 	return usage - min(usage, inactive), ok
 }
 
-// activeCache is the page cache in a cgroup's working set, which could be dropped: files that were read twice.
-func activeCache(c *snapshot.Cgroup) snapshot.Value {
-	for _, key := range []string{"total_active_file", "active_file"} { // v1 has both
+// pageCache is a part of a cgroup's page cache with what is below it: active_file, files that were read twice, is in the working set
+// though it could be dropped; inactive_file is not.
+func pageCache(c *snapshot.Cgroup, part string) snapshot.Value {
+	for _, key := range []string{"total_" + part, part} { // v1 has both
 		if n, ok := c.Stat.Get(key); ok {
 			return snapshot.Of(n)
 		}
 	}
 	return snapshot.Value{}
-}
-
-// requested is the sum of a pod's containers' requests; absent where none has one.
-func requested(p *snapshot.Pod) snapshot.Value {
-	if !p.Request.IsAbsent() {
-		return p.Request
-	}
-	var sum uint64
-	var isKnown bool
-	for _, c := range p.Containers {
-		if n, ok := c.Request.Get(); ok && (c.Kind == "" || c.Kind == snapshot.SidecarContainer) {
-			sum, isKnown = sum+n, true
-		}
-	}
-	if !isKnown {
-		return snapshot.Value{}
-	}
-	return snapshot.Of(sum)
 }

@@ -1,6 +1,8 @@
 package verdict
 
 import (
+	"cmp"
+	"fmt"
 	"slices"
 	"time"
 
@@ -58,6 +60,26 @@ func byEviction(p *snapshot.Pod, in *Incident) {
 	if isKnown && isKnownToo && excess < threshold-min(threshold, available) {
 		in.Verdict, in.Confidence = EvictedInnocent, Likely
 	}
+}
+
+// shown is the status that kubectl get pods shows of a pod that has ended (printPod in pkg/printers/internalversion/printers.go of
+// Kubernetes): the end of its first container that says one, else the pod's reason, else its phase. So an eviction looks like whatever
+// the containers ended by.
+func shown(p *snapshot.Pod) string {
+	for _, c := range p.Containers {
+		end := &c.Terminated
+		isEnded := end.Reason != "" || end.ContainerID != "" || !end.Finished.IsZero()
+		switch {
+		case c.Kind != "" || !isEnded:
+		case end.Reason != "":
+			return end.Reason
+		case end.Signal != 0:
+			return fmt.Sprintf("Signal:%d", end.Signal)
+		default:
+			return fmt.Sprintf("ExitCode:%d", end.ExitCode)
+		}
+	}
+	return cmp.Or(p.Reason, p.Phase)
 }
 
 func evictionText(p *snapshot.Pod) string {

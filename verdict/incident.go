@@ -40,6 +40,8 @@ type Incident struct {
 	VictimLimit snapshot.Value `json:"victim_limit_bytes,omitzero"`
 	// VictimCache is the active page cache then: in the victim's working set, though the kernel could have dropped it.
 	VictimCache snapshot.Value `json:"victim_active_file_bytes,omitzero"`
+	// VictimIdleCache is the inactive page cache then: in its usage, but not in its working set.
+	VictimIdleCache snapshot.Value `json:"victim_inactive_file_bytes,omitzero"`
 
 	// Kill is the kernel's record of the largest process, nil where its log has not been read.
 	Kill *snapshot.Kill `json:"kill,omitempty"`
@@ -51,6 +53,10 @@ type Incident struct {
 	Termination *snapshot.Termination `json:"termination,omitempty"`
 	// Eviction is what the kubelet said of an eviction.
 	Eviction *snapshot.Eviction `json:"eviction,omitempty"`
+	// Ranking is why the kubelet took this pod, nil where memrecon had not read it before.
+	Ranking *Ranking `json:"ranking,omitempty"`
+	// Shown is what kubectl get pods shows of a pod that was evicted: Evicted, Completed, Error, ContainerStatusUnknown.
+	Shown string `json:"shown,omitempty"`
 
 	// Evidence is what the verdict rests on, in the order of its times.
 	Evidence []Evidence `json:"evidence"`
@@ -160,6 +166,8 @@ const (
 	MissingCounters Missing = "counters"
 	// MissingPods: the kubelet did not say what pods there are.
 	MissingPods Missing = "pods"
+	// MissingReading: the pod was not read before it was evicted, so its place among the others is not known.
+	MissingReading Missing = "reading"
 )
 
 // Candidate is a process that the kernel could have killed.

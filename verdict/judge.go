@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/memrecon/memrecon/snapshot"
@@ -50,6 +51,7 @@ type dead struct {
 	vanish  time.Time     // when the victim's cgroup was found gone
 	quiet   uint64        // processes that only /proc/vmstat tells of
 	users   []User        // of the node, when the case was opened
+	rank    *Ranking      // of a pod that was evicted
 	said    *Incident
 }
 
@@ -73,6 +75,8 @@ type lastSeen struct {
 	time    time.Time
 	cgroup  snapshot.Cgroup
 	parents []snapshot.Cgroup // from the nearest on
+	// ranked are the round's pods in the order of their eviction; only of containers that are gone.
+	ranked []ranked
 }
 
 type named struct {
@@ -330,13 +334,18 @@ func (j *Judge) noticeGone(s *snapshot.Snapshot) {
 	for i := range s.Cgroups {
 		there[s.Cgroups[i].Inode] = true
 	}
+	order := sync.OnceValue(func() []ranked { return rank(j.now) })
 	for i := range j.now.Cgroups {
 		c := &j.now.Cgroups[i]
 		if there[c.Inode] {
 			continue
 		}
 		if isPodOrContainer(c.Identity.Class) {
-			j.gone[who(c.Identity)] = look(j.now, i)
+			seen := look(j.now, i)
+			if c.Identity.Class == snapshot.ClassContainer && c.Identity.PodUID != "" {
+				seen.ranked = order()
+			}
+			j.gone[who(c.Identity)] = seen
 		}
 		for _, d := range j.cases {
 			if d.victim.Path == c.Path && d.vanish.IsZero() {
@@ -432,10 +441,50 @@ func (j *Judge) evict(pod *snapshot.Pod, now time.Time) {
 		id: "evicted-" + pod.UID, first: at, last: now, pod: pod, users: j.users(),
 		victim: Owner{Identity: snapshot.Identity{Class: snapshot.ClassPod, PodUID: pod.UID, QoS: pod.QoS}, Namespace: pod.Namespace, Pod: pod.Name},
 	}
-	d.before = j.seen(&d.victim)
-	d.victim.Path = d.before.cgroup.Path
+	d.victim.Path = j.seen(&d.victim).cgroup.Path
+	d.before = j.beforeEviction(pod)
+	d.rank = ranking(d.before.ranked, pod.UID, d.before.time)
 	j.cases = append(j.cases, d)
 	j.judge(d, now)
+}
+
+// beforeEviction is a pod's cgroup in the last round that had all its containers, with the order of that round's pods; absent where
+// there was none. The pod's cgroup outlasts its containers by seconds, and is as good as empty then.
+func (j *Judge) beforeEviction(pod *snapshot.Pod) lastSeen {
+	earlier := map[string]bool{} // the ends of these have nothing to do with it
+	for _, c := range pod.Containers {
+		earlier[c.Previous.ContainerID] = true
+		earlier[c.ID] = earlier[c.ID] || c.Kind == snapshot.InitContainer
+	}
+	var ends []lastSeen // whose ID the kubelet may have lost, so by the pod's
+	for id, g := range j.gone {
+		if id.Class == snapshot.ClassContainer && id.PodUID == pod.UID && !earlier[id.ContainerID] {
+			ends = append(ends, g)
+		}
+	}
+	slices.SortFunc(ends, func(a, b lastSeen) int { return b.time.Compare(a.time) })
+	var last lastSeen
+	for _, g := range ends {
+		if ends[0].time.Sub(g.time) < together {
+			last = g
+		}
+	}
+	if last.time.IsZero() { // they may be there still
+		i := slices.IndexFunc(j.now.Cgroups, func(c snapshot.Cgroup) bool {
+			return c.Identity.Class == snapshot.ClassContainer && c.Identity.PodUID == pod.UID
+		})
+		if i < 0 {
+			return lastSeen{}
+		}
+		last = look(j.now, i)
+		last.ranked = rank(j.now)
+	}
+	for i := range last.parents {
+		if last.parents[i].Identity.Class == snapshot.ClassPod {
+			return lastSeen{time: last.time, cgroup: last.parents[i], parents: last.parents[i+1:], ranked: last.ranked}
+		}
+	}
+	return lastSeen{}
 }
 
 // told is how many kills since the first round the cases tell of.

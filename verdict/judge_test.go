@@ -57,9 +57,8 @@ func newNode(t *testing.T, hasLog bool) *node {
 			limit = snapshot.Of(c.max * mib)
 		}
 		n.limits[c.path] = limit
-		n.snap.Cgroups = append(n.snap.Cgroups, snapshot.Cgroup{
-			Path: c.path, Parent: c.parent, Inode: uint64(len(n.snap.Cgroups) + 1), Identity: cgroup.Identify(c.path), Usage: snapshot.Of(c.usage * mib), Max: limit,
-		})
+		n.add(c.path, c.parent, snapshot.Of(c.usage*mib))
+		n.cgroup(c.path).Max = limit
 	}
 	n.snap.Kubernetes = &snapshot.Kubernetes{Pods: []snapshot.Pod{{
 		Namespace: "shop", Name: "web", UID: podUID, QoS: snapshot.Burstable,
@@ -67,6 +66,13 @@ func newNode(t *testing.T, hasLog bool) *node {
 	}}}
 	n.round(0)
 	return n
+}
+
+// add adds a cgroup without a limit.
+func (n *node) add(path string, parent int32, usage snapshot.Value) {
+	n.snap.Cgroups = append(n.snap.Cgroups, snapshot.Cgroup{
+		Path: path, Parent: parent, Inode: uint64(len(n.snap.Cgroups) + 1), Identity: cgroup.Identify(path), Usage: usage, Max: snapshot.Unlimited,
+	})
 }
 
 // round is a reading of the node.
