@@ -66,6 +66,8 @@ type Watch struct {
 	log    *kernellog.Live // nil where it may not be read
 	flight *flight.Recorder
 	swept  chan sweep
+	// counted tells the log's reader that counters have moved.
+	counted chan struct{}
 
 	mu      sync.Mutex
 	judge   *verdict.Judge
@@ -107,7 +109,7 @@ func Open(c Config) *Watch {
 		}
 	}
 	w := &Watch{
-		config: c, log: log, flight: flight.NewRecorder(flight.Options{}), swept: make(chan sweep, 1),
+		config: c, log: log, flight: flight.NewRecorder(flight.Options{}), swept: make(chan sweep, 1), counted: make(chan struct{}, 1),
 		judge: verdict.NewJudge(log != nil), started: c.Clock(), counts: map[Key]uint64{},
 	}
 	w.restore()
@@ -188,15 +190,15 @@ func (w *Watch) Run(ctx context.Context) {
 	running.Wait()
 }
 
-// pollLog is how often syslog(2) is asked, which cannot tell that there is something new.
-const pollLog = 100 * time.Millisecond
+// pollLog is how often syslog(2) is asked, which cannot tell that there is something new. It is also asked when a kill was counted.
+const pollLog = time.Second
 
 func (w *Watch) followLog(ctx context.Context) {
 	defer func() { _ = w.log.Close() }()
 	parser := kernellog.NewParser(cgroup.Identify, func(k *snapshot.Kill) {
 		w.judged(func(now time.Time) { w.judge.Kill(k, now) })
 	})
-	err := w.log.Follow(ctx, parser, pollLog, func(what string) {
+	err := w.log.Follow(ctx, parser, pollLog, w.counted, func(what string) {
 		w.config.Logger.Warn("a part of the kernel's log is lost, and kills in it are known by their counters alone", "what", what)
 	})
 	if err != nil {
@@ -241,6 +243,10 @@ func (w *Watch) run(ctx context.Context, watcher *cgroup.Watcher) (end func()) {
 	var running sync.WaitGroup
 	running.Go(func() {
 		watcher.Run(ctx, func(c snapshot.OOMCounters) {
+			select {
+			case w.counted <- struct{}{}:
+			default: // it has not looked since the last one
+			}
 			w.judged(func(time.Time) { w.judge.Counters(&c) })
 		})
 	})

@@ -21,8 +21,8 @@ type Live struct {
 type source interface {
 	// read hands over the lines that have come since the last read, and says what was lost before it could be read, "" for nothing.
 	read(line func([]byte)) (lost string, err error)
-	// wait returns when there may be more to read, or after a time.
-	wait(most time.Duration) error
+	// wait returns when there may be more to read, after a time, or when somebody wakes it, which it tells.
+	wait(most time.Duration, wake <-chan struct{}) (woken bool, err error)
 	close() error
 }
 
@@ -61,10 +61,15 @@ func (l *Live) Read(p *Parser) (lost string, err error) {
 // quiet is how long after the last line a kill is handed out: the lines about it come within milliseconds.
 const quiet = 50 * time.Millisecond
 
+// late is how long after a kill was counted its lines are waited for: the kernel writes them a moment later, on a slow console too.
+const late = 200 * time.Millisecond
+
 // Follow hands the Parser what the log holds and what comes until the context ends, and has it hand out its kills when the log
-// is quiet. syslog(2) cannot tell that there is something new and is asked every so often. What was lost is told to lost.
-func (l *Live) Follow(ctx context.Context, p *Parser, every time.Duration, lost func(what string)) error {
+// is quiet. syslog(2) cannot tell that there is something new: it is asked every so often, and when wake says that a kill was
+// counted. What was lost is told to lost.
+func (l *Live) Follow(ctx context.Context, p *Parser, every time.Duration, wake <-chan struct{}, lost func(what string)) error {
 	seen := p.Lines()
+	var expected time.Time // until then
 	for ctx.Err() == nil {
 		what, err := l.Read(p)
 		if what != "" {
@@ -74,14 +79,19 @@ func (l *Live) Follow(ctx context.Context, p *Parser, every time.Duration, lost 
 			return err
 		}
 		most := every
-		if p.Lines() != seen {
-			most = min(quiet, every)
-		} else {
+		if p.Lines() == seen {
 			p.Flush()
 		}
+		if p.Lines() != seen || time.Now().Before(expected) {
+			most = min(quiet, every)
+		}
 		seen = p.Lines()
-		if err := l.source.wait(most); err != nil {
+		woken, err := l.source.wait(most, wake)
+		if err != nil {
 			return fmt.Errorf("%s: %w", l.Name, err)
+		}
+		if woken {
+			expected = time.Now().Add(late)
 		}
 	}
 	p.Flush()
@@ -167,12 +177,13 @@ func sequenceOf(record []byte) (uint64, bool) {
 	return sequence, ok
 }
 
-func (k *kmsg) wait(most time.Duration) error {
-	_, err := unix.Poll([]unix.PollFd{{Fd: int32(k.fd), Events: unix.POLLIN}}, int(most.Milliseconds()))
+// wait needs nobody to wake it.
+func (k *kmsg) wait(most time.Duration, _ <-chan struct{}) (woken bool, err error) {
+	_, err = unix.Poll([]unix.PollFd{{Fd: int32(k.fd), Events: unix.POLLIN}}, int(most.Milliseconds()))
 	if errors.Is(err, unix.EINTR) {
-		return nil
+		return false, nil
 	}
-	return err
+	return false, err
 }
 
 func (k *kmsg) close() error { return unix.Close(k.fd) }
@@ -195,20 +206,34 @@ func openRing() (*ring, error) {
 	return &ring{buf: make([]byte, 2*size)}, nil // lines have their times in front here, which the buffer holds as numbers
 }
 
-// read reads it all and hands over what stands behind the last line of the time before.
+// usualTail is as much of the log's end as is asked for first: the kernel puts what it gives into words anew each time.
+const usualTail = 16 << 10
+
+// read hands over what stands behind the last line of the time before. It asks for more and more of the log's end until that is in it.
 func (r *ring) read(line func([]byte)) (lost string, err error) {
-	n, err := unix.Klogctl(unix.SYSLOG_ACTION_READ_ALL, r.buf)
-	if err != nil {
-		return "", err
-	}
-	text := r.buf[:n]
-	fresh := text
+	size := len(r.buf)
 	if r.last != nil {
-		if i := bytes.LastIndex(text, r.last); i >= 0 {
-			fresh = text[i+len(r.last):]
-		} else {
-			lost = "the kernel has overwritten its log since it was last read: records are lost"
+		size = min(size, usualTail)
+	}
+	var fresh []byte
+	for {
+		n, err := unix.Klogctl(unix.SYSLOG_ACTION_READ_ALL, r.buf[:size])
+		if err != nil {
+			return "", err
 		}
+		fresh = r.buf[:n]
+		if r.last == nil {
+			break
+		}
+		if i := bytes.LastIndex(fresh, r.last); i >= 0 {
+			fresh = fresh[i+len(r.last):]
+			break
+		}
+		if size == len(r.buf) {
+			lost = "the kernel has overwritten its log since it was last read: records are lost"
+			break
+		}
+		size = min(4*size, len(r.buf))
 	}
 	for l := range bytes.Lines(fresh) {
 		line(l)
@@ -217,9 +242,15 @@ func (r *ring) read(line func([]byte)) (lost string, err error) {
 	return lost, nil
 }
 
-func (r *ring) wait(most time.Duration) error {
-	time.Sleep(most)
-	return nil
+func (r *ring) wait(most time.Duration, wake <-chan struct{}) (woken bool, err error) {
+	timer := time.NewTimer(most)
+	defer timer.Stop()
+	select {
+	case <-wake:
+		return true, nil
+	case <-timer.C:
+		return false, nil
+	}
 }
 
 func (r *ring) close() error { return nil }
