@@ -146,10 +146,6 @@ func TestPlan(t *testing.T) {
 // A container's incidents meet what is expected where each has one of the verdicts. An empty list is for no incident at all, and one
 // that is left out for any.
 func TestExpectedVerdict(t *testing.T) {
-	s, err := Parse([]byte(good))
-	if err != nil {
-		t.Fatal(err)
-	}
 	const expected = "{reason: OOMKilled, exitCode: 137, verdicts: [container-limit]}"
 	for _, tc := range []struct {
 		verdicts string
@@ -166,7 +162,8 @@ func TestExpectedVerdict(t *testing.T) {
 		{"verdicts: []", []verdict.Verdict{verdict.RuntimeCap}, "no verdict: runtime-cap, likely", false},
 		{"exitCode: 137", []verdict.Verdict{verdict.NodeOOM}, "", true},
 	} {
-		if s, err = Parse([]byte(strings.Replace(good, expected, "{reason: OOMKilled, "+tc.verdicts+"}", 1))); err != nil {
+		s, err := Parse([]byte(strings.Replace(good, expected, "{reason: OOMKilled, "+tc.verdicts+"}", 1)))
+		if err != nil {
 			t.Fatal(err)
 		}
 		c := ContainerOutcome{Container: "pod/app", Reason: OOMKilled}
