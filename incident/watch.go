@@ -27,6 +27,8 @@ type Config struct {
 	// Kmsg is the device of the kernel's log, as a rule /dev/kmsg. Where it can't be opened, syslog(2) is tried. Empty to do without
 	// the log.
 	Kmsg string
+	// Identify tells from a path in the log whose a cgroup is; nil for cgroup.Identify. It has to say what the rounds say.
+	Identify func(path string) snapshot.Identity
 	// Tell is told an Incident when it is new, when its verdict or its effect has become another, and when its pod's name is known at last. It must not keep the caller waiting.
 	Tell func(Incident)
 	// Disk keeps incidents over a restart; nil for nothing does.
@@ -100,6 +102,9 @@ type entry struct {
 func Open(c Config) *Watch {
 	if c.Clock == nil {
 		c.Clock = time.Now
+	}
+	if c.Identify == nil {
+		c.Identify = cgroup.Identify
 	}
 	var log *kernellog.Live
 	if c.Kmsg != "" {
@@ -195,7 +200,7 @@ const pollLog = time.Second
 
 func (w *Watch) followLog(ctx context.Context) {
 	defer func() { _ = w.log.Close() }()
-	parser := kernellog.NewParser(cgroup.Identify, func(k *snapshot.Kill) {
+	parser := kernellog.NewParser(w.config.Identify, func(k *snapshot.Kill) {
 		w.judged(func(now time.Time) { w.judge.Kill(k, now) })
 	})
 	err := w.log.Follow(ctx, parser, pollLog, w.counted, func(what string) {

@@ -19,6 +19,9 @@ import (
 type Config struct {
 	// Procfs and Sysfs are the roots of the two file systems, as a rule /proc and /sys.
 	Procfs, Sysfs string
+	// Kmsg is the device of the kernel's log, as a rule /dev/kmsg. Where it can't be opened, syslog(2) is tried. Empty to do without
+	// the log.
+	Kmsg string
 	// Executable is memrecon itself, which the programs are.
 	Executable string
 }
@@ -100,6 +103,7 @@ type run struct {
 	tree    *tree
 	cgroups *cgroup.Reader
 	watcher *watcher
+	witness *witness
 	began   time.Time
 	emit    func(Event)
 	events  []Event
@@ -140,8 +144,13 @@ func (l *Local) Run(ctx context.Context, p *Plan, emit func(Event)) (result *Res
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, reader.Close()) }()
+	w, leave, err := testify(l.config, p, t.name)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, leave()) }()
 	r := &run{
-		config: l.config, host: l.host, plan: p, tree: t, cgroups: reader, watcher: newWatcher(p), began: time.Now(), emit: emit,
+		config: l.config, host: l.host, plan: p, tree: t, cgroups: reader, watcher: newWatcher(p), witness: w, began: time.Now(), emit: emit,
 		pods: map[string]*pod{}, running: map[string]*program{}, endings: map[string]ending{},
 		ended: make(chan ended, len(p.Containers)),
 	}
@@ -156,8 +165,8 @@ func (l *Local) Run(ctx context.Context, p *Plan, emit func(Event)) (result *Res
 	result = &Result{
 		Schema: Schema, Scenario: p.Scenario.Name, Kernel: l.host.Release(), Mode: t.Mode, Cgroup: "/" + t.name, Plan: p, Events: r.events,
 		Outcome: tell(&observation{
-			plan: p, mode: t.Mode, pageSize: h.PageSize, events: r.events, endings: r.endings, last: r.watcher.last, peak: r.watcher.peak,
-			stopped: r.stopped,
+			plan: p, mode: t.Mode, pageSize: h.PageSize, endings: r.endings, last: r.watcher.last, peak: r.watcher.peak,
+			incidents: w.incidents, stopped: r.stopped,
 		}),
 	}
 	result.Checks = compare(p.Scenario, &result.Outcome)
@@ -274,19 +283,12 @@ func (r *run) come(c *Condition) bool {
 // would have come from a program.
 func (r *run) finished() bool { return len(r.running) == 0 }
 
-// look reads the cgroups. A parent is read before its children: what hit the parent's limit, killed in a child and falls between
-// the two would be a kill without a cause. So where there is a kill, all is read once more.
+// look reads the cgroups.
 func (r *run) look() error {
-	var cgroups []snapshot.Cgroup
-	for range 2 {
-		if err := r.cgroups.Sweep(); err != nil {
-			return err
-		}
-		cgroups, _ = r.cgroups.Snapshot() // what can't be read is absent, and then not known
-		if !r.watcher.killed(cgroups) {
-			break
-		}
+	if err := r.cgroups.Sweep(); err != nil {
+		return err
 	}
+	cgroups, _ := r.cgroups.Snapshot() // what can't be read is absent, and then not known
 	for _, e := range r.watcher.look(time.Since(r.began), cgroups) {
 		r.event(e)
 	}
@@ -302,7 +304,11 @@ func (r *run) end(e ended) error {
 		return err
 	}
 	ref := e.program.ref
-	e.ending.stopped = r.stopped != ""
+	if r.stopped == "" {
+		cgroup := r.watcher.last["/"+ref]
+		e.ending.reason = reason(e.ending.status, &cgroup)
+		r.witness.ended(ref, e.ending)
+	}
 	r.endings[ref] = e.ending
 	delete(r.running, ref)
 	how := fmt.Sprintf("exit status %d", e.ending.status.ExitStatus())
@@ -344,8 +350,15 @@ func (r *run) stop(why string) {
 	}
 }
 
-// settle takes a last look, with what memory.stat says of what is left by then.
+// settle waits for the verdicts and takes a last look, with what memory.stat says of what is left by then.
 func (r *run) settle() error {
+	var failed []string
+	for ref, end := range r.endings {
+		if end.reason == OOMKilled || end.reason == Error {
+			failed = append(failed, ref)
+		}
+	}
+	r.witness.await(failed)
 	if slices.ContainsFunc(r.plan.Containers, func(c PlannedContainer) bool { return c.volume != "" }) {
 		time.Sleep(statAge)
 	}

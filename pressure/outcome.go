@@ -10,6 +10,7 @@ import (
 
 	"github.com/memrecon/memrecon/report"
 	"github.com/memrecon/memrecon/snapshot"
+	"github.com/memrecon/memrecon/verdict"
 )
 
 // Outcome is what became of each container, told from what was observed alone.
@@ -22,13 +23,14 @@ type Outcome struct {
 // ContainerOutcome is what became of one container.
 type ContainerOutcome struct {
 	Container string `json:"container"`
-	// Reason is empty where the container was not started, or was ended by a guard or the user.
+	// Reason is empty where the container was not started, or was ended by a guard or the user. It is what a runtime goes by: the exit
+	// status, and whether the kernel has counted an OOM kill in the cgroup.
 	Reason Reason `json:"reason,omitempty"`
 	// ExitCode is the exit status, or 128 and the signal; absent where it was not started.
 	ExitCode *int   `json:"exit_code,omitempty"`
 	Signal   string `json:"signal,omitempty"`
-	// Limit is whose limit an OOM kill was for, empty where there was none or it is not known.
-	Limit Level `json:"limit,omitempty"`
+	// Incidents are its deaths for memory, as the agent would tell them.
+	Incidents []report.Incident `json:"incidents"`
 	// Lasted is from its start to its end.
 	Lasted time.Duration `json:"lasted_ns"`
 	// Peak is its cgroup's highest usage: the kernel's account of it, or the highest that was seen.
@@ -54,21 +56,40 @@ type Evidence struct {
 // ending is how a process ended.
 type ending struct {
 	status         syscall.WaitStatus
+	reason         Reason // empty where the runner ended it
 	started, ended time.Duration
 	said           string
-	stopped        bool // by the runner
+}
+
+// code is the exit code as Kubernetes has it: the exit status, or 128 and the signal.
+func (e *ending) code() int {
+	if e.status.Signaled() {
+		return 128 + int(e.status.Signal())
+	}
+	return e.status.ExitStatus()
+}
+
+// reason is how a container ended whose cgroup is given.
+func reason(status syscall.WaitStatus, cgroup *snapshot.Cgroup) Reason {
+	switch {
+	case status.Signaled() && status.Signal() == syscall.SIGKILL && oomKills(cgroup) > 0:
+		return OOMKilled
+	case status == 0:
+		return Completed
+	}
+	return Error
 }
 
 // observation is all that is known of a run.
 type observation struct {
-	plan     *Plan
-	mode     snapshot.Mode
-	pageSize uint64
-	events   []Event
-	endings  map[string]ending          // by container
-	last     map[string]snapshot.Cgroup // after all had ended
-	peak     map[string]uint64
-	stopped  string
+	plan      *Plan
+	mode      snapshot.Mode
+	pageSize  uint64
+	endings   map[string]ending          // by container
+	last      map[string]snapshot.Cgroup // after all had ended
+	peak      map[string]uint64
+	incidents func(ref string) []report.Incident
+	stopped   string
 }
 
 // tell is the outcome of an observation.
@@ -83,7 +104,7 @@ func tell(o *observation) Outcome {
 func (o *observation) container(ref string) ContainerOutcome {
 	at := "/" + ref
 	cgroup := o.last[at]
-	c := ContainerOutcome{Container: ref, Left: cgroup.Usage, Peak: cgroup.Peak, Evidence: []Evidence{}}
+	c := ContainerOutcome{Container: ref, Left: cgroup.Usage, Peak: cgroup.Peak, Incidents: o.incidents(ref), Evidence: []Evidence{}}
 	if c.Peak.IsAbsent() && o.peak[at] > 0 {
 		c.Peak = snapshot.Of(o.peak[at])
 	}
@@ -99,27 +120,15 @@ func (o *observation) container(ref string) ContainerOutcome {
 	if !ok {
 		return c
 	}
-	c.Lasted, c.Said = end.ended-end.started, end.said
-	code := end.status.ExitStatus()
+	c.Reason, c.Lasted, c.Said = end.reason, end.ended-end.started, end.said
+	code := end.code()
 	if end.status.Signaled() {
-		code = 128 + int(end.status.Signal())
 		c.Signal = signalName(end.status.Signal())
 		c.Evidence = append(c.Evidence, Evidence{"wait status", "signal " + c.Signal})
 	} else {
 		c.Evidence = append(c.Evidence, Evidence{"wait status", fmt.Sprintf("exit status %d", code)})
 	}
 	c.ExitCode = &code
-	killed := end.status.Signaled() && end.status.Signal() == syscall.SIGKILL
-	switch {
-	case killed && oomKills(&cgroup) > 0:
-		c.Reason = OOMKilled
-		o.cause(&c)
-	case end.stopped:
-	case code == 0:
-		c.Reason = Completed
-	default:
-		c.Reason = Error
-	}
 	return c
 }
 
@@ -143,25 +152,6 @@ func (o *observation) counters(c *ContainerOutcome, cgroup *snapshot.Cgroup) {
 		c.Reclaimed = snapshot.Of(pages * o.pageSize)
 		c.evidence(at+"/memory.stat", reclaim+" ", snapshot.Of(pages))
 	}
-}
-
-// cause adds whose limit a kill was for, with the counters of that limit where it is not the container's own.
-func (o *observation) cause(c *ContainerOutcome) {
-	for _, e := range o.events {
-		if e.Kind == Kill && e.Cgroup == "/"+c.Container {
-			c.Limit = e.Level
-		}
-	}
-	path := o.plan.above(c.Container, c.Limit)
-	if c.Limit == "" || c.Limit == ContainerLevel {
-		return
-	}
-	limited := o.last[path]
-	if o.mode.Files() == snapshot.V1 {
-		c.evidence(path+"/memory.failcnt", "", limited.Failcnt)
-		return
-	}
-	c.evidence(path+"/memory.events.local", "oom ", key(limited.EventsLocal, "oom"))
 }
 
 func (c *ContainerOutcome) evidence(source, words string, v snapshot.Value) {
@@ -200,14 +190,12 @@ func compare(s *Scenario, out *Outcome) []Check {
 		if e.ExitCode != nil {
 			check(c.ExitCode != nil && *c.ExitCode == *e.ExitCode, fmt.Sprintf("exit code %d", *e.ExitCode), exitCode(c.ExitCode))
 		}
-		if e.Limit != "" {
-			limit := "at the limit of the " + string(e.Limit)
-			met := c.Limit == e.Limit
-			if e.Limit == ContainerLevel && s.oneLimit(c.Container) {
-				limit += " or of its pod, which has the same"
-				met = met || c.Limit == PodLevel
+		if e.Verdicts != nil {
+			expected := "verdict " + anyOf(e.Verdicts)
+			if len(e.Verdicts) == 0 {
+				expected = "no verdict"
 			}
-			check(met, limit, orUnknown(string(c.Limit), "not known"))
+			check(e.isTold(c.Incidents), expected, orUnknown(told(c.Incidents), "none"))
 		}
 		if e.Reclaimed != nil {
 			hits, known := c.LimitHits.Get()
@@ -232,14 +220,28 @@ func compare(s *Scenario, out *Outcome) []Check {
 	return checks
 }
 
-// oneLimit tells whether a container's limit is its pod's as well, as that of a pod's only container is. The pod's is hit first where
-// the pod is charged for something beside, such as the kernel's account of the container's cgroup (v2).
-func (s *Scenario) oneLimit(ref string) bool {
-	podName, containerName, _ := strings.Cut(ref, "/")
-	pod := s.pod(podName)
-	return slices.ContainsFunc(pod.all(), func(c *Container) bool {
-		return c.Name == containerName && c.Resources.Limits.Memory.Bytes() == podLimit(pod)
-	})
+// isTold tells that incidents are what is expected: one or more, each with one of the verdicts; none where there is no verdict.
+func (e *Expectation) isTold(incidents []report.Incident) bool {
+	isOther := func(in report.Incident) bool { return !slices.Contains(e.Verdicts, in.Verdict) }
+	return (len(incidents) > 0) == (len(e.Verdicts) > 0) && !slices.ContainsFunc(incidents, isOther)
+}
+
+// anyOf is a list of verdicts in words.
+func anyOf(verdicts []verdict.Verdict) string {
+	var words []string
+	for _, v := range verdicts {
+		words = append(words, string(v))
+	}
+	return strings.Join(words, " or ")
+}
+
+// told is what incidents say, empty where there are none.
+func told(incidents []report.Incident) string {
+	var words []string
+	for i := range incidents {
+		words = append(words, fmt.Sprintf("%s, %s", incidents[i].Verdict, incidents[i].Confidence))
+	}
+	return strings.Join(words, "; ")
 }
 
 func exitCode(code *int) string {

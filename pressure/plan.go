@@ -2,7 +2,6 @@ package pressure
 
 import (
 	"fmt"
-	"path"
 	"time"
 
 	"github.com/memrecon/memrecon/snapshot"
@@ -193,15 +192,4 @@ func perSecond(rate Quantity) string {
 		return ""
 	}
 	return string(rate) + "/s"
-}
-
-// above is the path of the cgroup at a level that a container stands in, or is.
-func (p *Plan) above(ref string, level Level) string {
-	switch level {
-	case NodeLevel:
-		return "/"
-	case PodLevel:
-		return path.Dir("/" + ref)
-	}
-	return "/" + ref
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/memrecon/memrecon/leak"
 	"github.com/memrecon/memrecon/snapshot"
+	"github.com/memrecon/memrecon/verdict"
 )
 
 // Scenario is one pressure test as its file says it: pods as Kubernetes writes them, the order in which they start, what is
@@ -113,8 +114,9 @@ type Expectation struct {
 	Reason Reason `json:"reason"`
 	// ExitCode is the program's exit status, or 128 and the signal that ended it.
 	ExitCode *int `json:"exitCode,omitempty"`
-	// Limit is whose limit was hit where the reason is OOMKilled.
-	Limit Level `json:"limit,omitempty"`
+	// Verdicts are what memrecon may tell its death for memory as: one of them, where the kernel decides between limits that are the
+	// same. An empty list is for a container that is not to be told of.
+	Verdicts []verdict.Verdict `json:"verdicts,omitzero"`
 	// Reclaimed tells whether the kernel had to reclaim memory at the container's own limit.
 	Reclaimed *bool `json:"reclaimed,omitempty"`
 	// Left is the least of tmpfs that is still charged to the container after its end.
@@ -398,12 +400,10 @@ func (c *checker) expectation(place string, e Expectation) {
 	if !slices.Contains([]Reason{OOMKilled, Error, Completed}, e.Reason) {
 		c.bad(place+".reason", "%q is none of %s, %s and %s", e.Reason, OOMKilled, Error, Completed)
 	}
-	switch {
-	case e.Limit == "":
-	case !slices.Contains([]Level{NodeLevel, PodLevel, ContainerLevel}, e.Limit):
-		c.bad(place+".limit", "%q is none of %s, %s and %s", e.Limit, NodeLevel, PodLevel, ContainerLevel)
-	case e.Reason != OOMKilled:
-		c.bad(place+".limit", "goes with reason %s alone", OOMKilled)
+	for i, v := range e.Verdicts {
+		if !slices.Contains(verdict.Verdicts(), v) {
+			c.bad(fmt.Sprintf("%s.verdicts[%d]", place, i), "%q is none of %s", v, anyOf(verdict.Verdicts()))
+		}
 	}
 	if e.ExitCode != nil && (*e.ExitCode < 0 || *e.ExitCode > 255) {
 		c.bad(place+".exitCode", "%d is not between 0 and 255", *e.ExitCode)

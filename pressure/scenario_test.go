@@ -5,9 +5,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
+	"github.com/memrecon/memrecon/report"
 	"github.com/memrecon/memrecon/snapshot"
+	"github.com/memrecon/memrecon/verdict"
 )
 
 // good is a scenario to spoil.
@@ -30,7 +31,7 @@ steps:
   - start: pod
     until: {container: pod/writer, ended: true}
 expect:
-  pod/app: {reason: OOMKilled, exitCode: 137, limit: container}
+  pod/app: {reason: OOMKilled, exitCode: 137, verdicts: [container-limit]}
 guards:
   nodeAvailable: 128Mi
   timeout: 60s
@@ -64,7 +65,8 @@ func TestMalformed(t *testing.T) {
 		{"pod/app: {reason: OOMKilled", "pod/gone: {reason: OOMKilled", "expect.pod/gone: "},
 		{"reason: OOMKilled", "reason: Evicted", "expect.pod/app.reason: "},
 		{"exitCode: 137", "exitCode: 300", "expect.pod/app.exitCode: "},
-		{"limit: container", "limit: sky", "expect.pod/app.limit: "},
+		{"[container-limit]", "[pod-limit, sky]", "expect.pod/app.verdicts[1]: "},
+		{"verdicts: [container-limit]", "limit: container", `"limit"`},
 		{"  timeout: 60s\n", "", "guards.timeout: is missing"},
 		{"nodeAvailable: 128Mi", "nodeAvailable: much", "guards.nodeAvailable: "},
 		{"pods:\n", "pods: 5\n#", ""},
@@ -141,59 +143,68 @@ func TestPlan(t *testing.T) {
 	}
 }
 
-// A kill is for the limit that was pressed last among those above the victim; of two at once for the lower.
-func TestCauseOfAKill(t *testing.T) {
-	s, err := Parse([]byte(good))
-	if err != nil {
-		t.Fatal(err)
-	}
-	plan := NewPlan(s, 1<<30)
-	keys := snapshot.NewKeys([]string{"max", "oom", "oom_kill"})
-	reading := func(path string, counters ...uint64) snapshot.Cgroup {
-		return snapshot.Cgroup{Path: path, EventsLocal: snapshot.Stat{Keys: keys, Values: counters}}
-	}
-	for name, tc := range map[string]struct {
-		top, pod, app []uint64
-		want          Level
+// A container's incidents meet what is expected where each has one of the verdicts. An empty list is for no incident at all, and one
+// that is left out for any.
+func TestExpectedVerdict(t *testing.T) {
+	const expected = "{reason: OOMKilled, exitCode: 137, verdicts: [container-limit]}"
+	for _, tc := range []struct {
+		verdicts string
+		told     []verdict.Verdict
+		line     string // of the check; "" for none
+		met      bool
 	}{
-		"container":      {[]uint64{0, 0, 0}, []uint64{0, 0, 0}, []uint64{9, 1, 1}, ContainerLevel},
-		"all pods":       {[]uint64{9, 1, 0}, []uint64{0, 0, 0}, []uint64{0, 0, 1}, NodeLevel},
-		"pod, reclaimed": {[]uint64{0, 0, 0}, []uint64{5, 1, 0}, []uint64{9, 0, 1}, PodLevel},
-		"both":           {[]uint64{1, 1, 0}, []uint64{0, 0, 0}, []uint64{1, 1, 1}, ContainerLevel},
-		"not known":      {[]uint64{0, 0, 0}, []uint64{0, 0, 0}, []uint64{0, 0, 1}, ""},
+		{"verdicts: [container-limit]", []verdict.Verdict{verdict.ContainerLimit}, "verdict container-limit: container-limit, likely", true},
+		{"verdicts: [container-limit]", []verdict.Verdict{verdict.PodLimit}, "verdict container-limit: pod-limit, likely", false},
+		{"verdicts: [container-limit]", nil, "verdict container-limit: none", false},
+		{"verdicts: [container-limit, pod-limit]", []verdict.Verdict{verdict.PodLimit}, "verdict container-limit or pod-limit: pod-limit, likely", true},
+		{"verdicts: [pod-limit]", []verdict.Verdict{verdict.PodLimit, verdict.NodeOOM}, "verdict pod-limit: pod-limit, likely; node-oom, likely", false},
+		{"verdicts: []", nil, "no verdict: none", true},
+		{"verdicts: []", []verdict.Verdict{verdict.RuntimeCap}, "no verdict: runtime-cap, likely", false},
+		{"exitCode: 137", []verdict.Verdict{verdict.NodeOOM}, "", true},
 	} {
-		w := newWatcher(plan)
-		zero := []uint64{0, 0, 0}
-		w.look(0, []snapshot.Cgroup{reading("/", zero...), reading("/pod", zero...), reading("/pod/app", zero...)})
-		next := []snapshot.Cgroup{reading("/", tc.top...), reading("/pod", tc.pod...), reading("/pod/app", tc.app...)}
-		if !w.killed(next) {
-			t.Errorf("%s: no kill is seen", name)
+		s, err := Parse([]byte(strings.Replace(good, expected, "{reason: OOMKilled, "+tc.verdicts+"}", 1)))
+		if err != nil {
+			t.Fatal(err)
 		}
-		var kills []Event
-		for _, e := range w.look(time.Second, next) {
-			if e.Kind == Kill {
-				kills = append(kills, e)
+		c := ContainerOutcome{Container: "pod/app", Reason: OOMKilled}
+		for _, v := range tc.told {
+			c.Incidents = append(c.Incidents, report.NewIncident(&verdict.Incident{Verdict: v, Confidence: verdict.Likely}, nil))
+		}
+		var lines []string
+		for _, check := range compare(s, &Outcome{Containers: []ContainerOutcome{c}}) {
+			if strings.Contains(check.Expected, "verdict") {
+				lines = append(lines, check.Expected+": "+check.Observed)
+				if check.Met != tc.met {
+					t.Errorf("%s, told %v: %+v", tc.verdicts, tc.told, check)
+				}
 			}
 		}
-		if len(kills) != 1 || kills[0].Level != tc.want {
-			t.Errorf("%s: %+v, want %s", name, kills, tc.want)
+		if got := strings.Join(lines, "\n"); got != tc.line {
+			t.Errorf("%s, told %v: %q, want %q", tc.verdicts, tc.told, got, tc.line)
 		}
 	}
 }
 
-// The limit of a pod's only container is the pod's as well; that of one of two is not.
-func TestContainerOrItsPod(t *testing.T) {
+// Whose a cgroup is follows from its place in the plan, also in a kernel's log that has its path from further up.
+func TestIdentity(t *testing.T) {
 	s, err := Parse([]byte(good))
 	if err != nil {
 		t.Fatal(err)
 	}
-	atPod := &Outcome{Containers: []ContainerOutcome{{Container: "pod/app", Reason: OOMKilled, Limit: PodLevel}}}
-	for writerLimit, want := range map[Quantity]bool{"64Mi": true, "96Mi": false} {
-		s.Pods[0].InitContainers[0].Resources.Limits.Memory = writerLimit
-		for _, c := range compare(s, atPod) {
-			if strings.HasPrefix(c.Expected, "at the limit") && c.Met != want {
-				t.Errorf("with a pod's limit of %s: %+v", writerLimit, c)
-			}
+	w := &witness{plan: NewPlan(s, 1<<30), top: "memrecon-pressure-1"}
+	app := snapshot.Identity{Class: snapshot.ClassContainer, QoS: snapshot.Burstable, PodUID: "pod", ContainerID: "pod/app"}
+	for path, want := range map[string]snapshot.Identity{
+		"/memrecon-pressure-1":                    {Class: snapshot.ClassKubepods},
+		"/memrecon-pressure-1/pod":                {Class: snapshot.ClassPod, QoS: snapshot.Burstable, PodUID: "pod"},
+		"/memrecon-pressure-1/pod/app":            app,
+		"/docker/a/memrecon-pressure-1/pod/app":   app,
+		"/memrecon-pressure-1/pod/other":          {Class: snapshot.ClassOther},
+		"/memrecon-pressure-12/pod/app":           {Class: snapshot.ClassOther},
+		"/system.slice/memrecon-pressure-1.scope": {Class: snapshot.ClassScope, Unit: "memrecon-pressure-1.scope"},
+		"/": {Class: snapshot.ClassRoot},
+	} {
+		if got := w.identify(path); got != want {
+			t.Errorf("%s is %+v, want %+v", path, got, want)
 		}
 	}
 }

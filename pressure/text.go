@@ -71,7 +71,11 @@ func ResultText(w io.Writer, r *Result) {
 	fmt.Fprintf(w, "\nWhat happened, on cgroup %s:\n", r.Mode)
 	for i := range r.Outcome.Containers {
 		c := &r.Outcome.Containers[i]
-		fmt.Fprintf(w, "  %s %s\n", c.Container, c.sentence(r.Plan))
+		fmt.Fprintf(w, "  %s %s\n", c.Container, c.sentence())
+		for k := range c.Incidents {
+			in := &c.Incidents[k]
+			fmt.Fprintf(w, "      %s\n      Verdict: %s, %s. %s\n", in.Sentence, in.Verdict, in.Confidence, in.Page)
+		}
 		for _, e := range c.Evidence {
 			fmt.Fprintf(w, "      %s: %s\n", e.Source, e.Value)
 		}
@@ -93,24 +97,20 @@ func ResultText(w io.Writer, r *Result) {
 }
 
 // sentence says what became of a container.
-func (c *ContainerOutcome) sentence(p *Plan) string {
+func (c *ContainerOutcome) sentence() string {
 	if c.ExitCode == nil {
 		return "was not started"
 	}
 	var words string
 	switch {
-	case c.Reason == OOMKilled && c.Limit != "":
-		above := p.cgroup(p.above(c.Container, c.Limit))
-		n, _ := above.Limit.Get()
-		words = fmt.Sprintf("was killed by the kernel (137, OOMKilled): the limit of %s, %s, was exhausted", p.name(above.Path), report.Size(int64(n)))
 	case c.Reason == OOMKilled:
-		words = "was killed by the kernel (137, OOMKilled); at whose limit is not known"
+		words = "was killed by the kernel (137, OOMKilled)"
 	case c.Reason == "":
 		words = "was ended with the run"
 	case c.Reason == Completed:
 		words = "ended by itself (0, Completed)"
 	case c.Signal != "":
-		words = fmt.Sprintf("died of %s (%d, Error); the OOM killer had no part in it", c.Signal, *c.ExitCode)
+		words = fmt.Sprintf("died of %s (%d, Error)", c.Signal, *c.ExitCode)
 	default:
 		words = fmt.Sprintf("failed (%d, Error)", *c.ExitCode)
 	}

@@ -2,8 +2,6 @@ package pressure
 
 import (
 	"fmt"
-	"path"
-	"slices"
 	"time"
 
 	"github.com/memrecon/memrecon/snapshot"
@@ -18,8 +16,6 @@ type Event struct {
 	Cgroup string `json:"cgroup"`
 	// Text says it in words.
 	Text string `json:"text"`
-	// Level is whose limit it was, of a kill; empty where that is not known.
-	Level Level `json:"limit,omitempty"`
 }
 
 // EventKind is what an Event tells.
@@ -40,12 +36,10 @@ type watcher struct {
 	plan *Plan
 	last map[string]snapshot.Cgroup // by path, in the newest reading
 	peak map[string]uint64          // the highest usage seen
-	// pressed is when each limit was last seen to be hit without anything left to reclaim, which is a kill's cause.
-	pressed map[string]time.Duration
 }
 
 func newWatcher(p *Plan) *watcher {
-	return &watcher{plan: p, last: map[string]snapshot.Cgroup{}, peak: map[string]uint64{}, pressed: map[string]time.Duration{}}
+	return &watcher{plan: p, last: map[string]snapshot.Cgroup{}, peak: map[string]uint64{}}
 }
 
 // look takes a reading and tells what is new.
@@ -61,53 +55,20 @@ func (w *watcher) look(at time.Duration, cgroups []snapshot.Cgroup) []Event {
 	var hits, kills []Event
 	for _, planned := range w.plan.Cgroups {
 		was, is := before[planned.Path], w.last[planned.Path]
-		if n := limitHits(&is); n > limitHits(&was) {
-			if limitHits(&was) == 0 {
-				hits = append(hits, Event{At: at, Kind: LimitHit, Cgroup: planned.Path,
-					Text: fmt.Sprintf("the limit of %s is hit: the kernel reclaims", w.plan.name(planned.Path))})
-			}
-			if is.EventsLocal.IsZero() { // v1 does not tell a limit that was hit in vain from one where reclaim was enough
-				w.pressed[planned.Path] = at
-			}
+		if limitHits(&is) > 0 && limitHits(&was) == 0 {
+			hits = append(hits, Event{At: at, Kind: LimitHit, Cgroup: planned.Path,
+				Text: fmt.Sprintf("the limit of %s is hit: the kernel reclaims", w.plan.name(planned.Path))})
 		}
 		if n := local(&is, "oom"); n > local(&was, "oom") {
-			w.pressed[planned.Path] = at
 			hits = append(hits, Event{At: at, Kind: OOM, Cgroup: planned.Path,
 				Text: fmt.Sprintf("out of memory at the limit of %s: nothing is left to reclaim", w.plan.name(planned.Path))})
 		}
-	}
-	for _, planned := range w.plan.Cgroups {
-		was, is := before[planned.Path], w.last[planned.Path]
-		if kills0, kills1 := oomKills(&was), oomKills(&is); kills1 > kills0 {
-			e := Event{At: at, Kind: Kill, Cgroup: planned.Path, Level: w.cause(planned.Path)}
-			e.Text = fmt.Sprintf("the kernel's OOM killer takes a process of %s", w.plan.name(planned.Path))
-			kills = append(kills, e)
+		if oomKills(&is) > oomKills(&was) {
+			kills = append(kills, Event{At: at, Kind: Kill, Cgroup: planned.Path,
+				Text: fmt.Sprintf("the kernel's OOM killer takes a process of %s", w.plan.name(planned.Path))})
 		}
 	}
 	return append(hits, kills...)
-}
-
-// killed tells whether a reading has kills that the one before had not.
-func (w *watcher) killed(cgroups []snapshot.Cgroup) bool {
-	return slices.ContainsFunc(cgroups, func(c snapshot.Cgroup) bool {
-		was := w.last[c.Path]
-		return oomKills(&c) > oomKills(&was)
-	})
-}
-
-// cause is the level of the limit that was pressed last among those a cgroup is under; of several at once the lowest, which
-// the kernel charges first.
-func (w *watcher) cause(cgroup string) Level {
-	var level Level
-	latest := time.Duration(-1)
-	for p := cgroup; ; p = path.Dir(p) {
-		if at, ok := w.pressed[p]; ok && at > latest {
-			latest, level = at, w.plan.cgroup(p).Level
-		}
-		if p == "/" {
-			return level
-		}
-	}
 }
 
 // limitHits is how often usage was about to exceed the cgroup's own limit: v2 memory.events.local max, v1 memory.failcnt.

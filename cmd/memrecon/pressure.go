@@ -43,6 +43,7 @@ type pressureRunCommand struct {
 	Output   output `short:"o" enum:"text,json" default:"text" help:"text, or json: one document at the end (${default})."`
 	Procfs   string `name:"path.procfs" default:"/proc" placeholder:"DIR" help:"Where procfs is mounted (${default})."`
 	Sysfs    string `name:"path.sysfs" default:"/sys" placeholder:"DIR" help:"Where sysfs is mounted (${default})."`
+	Kmsg     string `name:"path.kmsg" default:"/dev/kmsg" placeholder:"FILE" help:"The device of the kernel's log; where it cannot be opened, syslog(2) is tried; empty to do without (${default})."`
 }
 
 // Help says what the exit statuses mean.
@@ -80,7 +81,7 @@ func (c *pressureRunCommand) run(ctx context.Context, s *pressure.Scenario, stdo
 	if err != nil {
 		return nil, err
 	}
-	local, err := pressure.Open(pressure.Config{Procfs: c.Procfs, Sysfs: c.Sysfs, Executable: self})
+	local, err := pressure.Open(pressure.Config{Procfs: c.Procfs, Sysfs: c.Sysfs, Kmsg: c.Kmsg, Executable: self})
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -15,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -24,6 +26,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/memrecon/memrecon/internal/need"
+	"github.com/memrecon/memrecon/pressure"
+	"github.com/memrecon/memrecon/snapshot"
+	"github.com/memrecon/memrecon/verdict"
 )
 
 // The tests of this file, TestReal..., run memrecon in cgroups of this host, and of guests with cgroup v1 and v2.
@@ -50,28 +55,90 @@ func program(t *testing.T, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// Every scenario that memrecon brings along ends on this machine as it says it does, and leaves no cgroup.
+// Every scenario that memrecon brings along ends on this machine as it says it does, is told so, and leaves no cgroup. Without the
+// kernel's log its counters tell the same.
 func TestRealScenarios(t *testing.T) {
 	hierarchy := need.MemoryCgroup(t)
 	list, err := program(t, "pressure", "list").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
+	ends := func(t *testing.T, name, kmsg string) {
+		out, err := program(t, "pressure", "run", name, "--local", "--path.kmsg="+kmsg).CombinedOutput()
+		if err != nil || !verdictMet.Match(out) || bytes.Contains(out, []byte("NOT MET")) {
+			t.Errorf("%v\n%s", err, out)
+		}
+	}
 	scenarios := 0
 	for line := range strings.Lines(string(list)) {
 		name, _, _ := strings.Cut(line, " ")
 		scenarios++
-		t.Run(name, func(t *testing.T) {
-			out, err := program(t, "pressure", "run", name, "--local").CombinedOutput()
-			if err != nil || !strings.Contains(string(out), "  met  ") || strings.Contains(string(out), "NOT MET") {
-				t.Errorf("%v\n%s", err, out)
-			}
-		})
+		t.Run(name, func(t *testing.T) { ends(t, name, "/dev/kmsg") })
 	}
 	if scenarios < 6 {
 		t.Errorf("there are %d scenarios", scenarios)
 	}
+	for _, name := range []string{"over-limit", "innocent", "tmpfs"} { // a kill at each level
+		t.Run(name+" without the log", func(t *testing.T) { ends(t, name, "") })
+	}
 	noLeftovers(t, hierarchy)
+}
+
+// verdictMet is a line of a scenario's run: its containers are told of as expected.
+var verdictMet = regexp.MustCompile(`(?m)^  met      \S+ (no )?verdict.*: `)
+
+// Who runs a scenario for programs gets what died as the agent would tell it; and a verdict that is another than expected is not met.
+func TestRealVerdict(t *testing.T) {
+	need.MemoryCgroup(t)
+	list, err := program(t, "pressure", "list", "-o", "json").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var scenarios []*pressure.Scenario
+	if err := json.Unmarshal(list, &scenarios); err != nil {
+		t.Fatal(err)
+	}
+	s := scenarios[slices.IndexFunc(scenarios, func(s *pressure.Scenario) bool { return s.Name == "innocent" })]
+	quiet := s.Expect["quiet/app"]
+	quiet.Verdicts = []verdict.Verdict{verdict.ContainerLimit}
+	s.Expect["quiet/app"] = quiet
+	spoiled, err := json.Marshal(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "spoiled.yaml")
+	if err := os.WriteFile(file, spoiled, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run := program(t, "pressure", "run", file, "--local", "-o", "json")
+	var errs bytes.Buffer
+	run.Stderr = &errs
+	out, _ := run.Output() // it fails: see its status
+	if run.ProcessState.ExitCode() != exitFailed {
+		t.Errorf("%s: %s", run.ProcessState, &errs)
+	}
+	var result pressure.Result
+	if err := json.Unmarshal(out, &result); err != nil {
+		t.Fatal(err)
+	}
+	var unmet []string
+	for _, c := range result.Checks {
+		if !c.Met {
+			unmet = append(unmet, c.Container+" "+c.Expected+": "+c.Observed)
+		}
+	}
+	if len(unmet) != 1 || !strings.HasPrefix(unmet[0], "quiet/app verdict container-limit: kubepods-limit, ") {
+		t.Errorf("not met is %q", unmet)
+	}
+	told := result.Outcome.Containers[0].Incidents
+	if len(told) != 1 {
+		t.Fatalf("%d incidents of quiet/app", len(told))
+	}
+	in := &told[0]
+	if in.Victim.Pod != "quiet" || in.Limited.Path != result.Cgroup || in.Limit != snapshot.Of(96<<20) || len(in.Evidence) == 0 ||
+		!strings.HasPrefix(in.Sentence, "innocent/quiet/app: the kernel killed ") || !strings.HasSuffix(in.Page, "/kubepods-limit.md") {
+		t.Errorf("quiet/app is told as %+v", in)
+	}
 }
 
 func noLeftovers(t *testing.T, hierarchy string) {
