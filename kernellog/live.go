@@ -79,11 +79,14 @@ func (l *Live) Follow(ctx context.Context, p *Parser, every time.Duration, wake 
 			return err
 		}
 		most := every
-		if p.Lines() == seen {
-			p.Flush()
-		}
-		if p.Lines() != seen || time.Now().Before(expected) {
+		switch {
+		case p.Lines() != seen:
+			most, expected = min(quiet, every), time.Time{} // these are they
+		case time.Now().Before(expected):
 			most = min(quiet, every)
+			p.Flush()
+		default:
+			p.Flush()
 		}
 		seen = p.Lines()
 		woken, err := l.source.wait(most, wake)
