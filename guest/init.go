@@ -53,6 +53,9 @@ func initMain() error {
 			return err
 		}
 	}
+	if err := loopbackUp(); err != nil {
+		return err
+	}
 	status, err := runProgram(j)
 	if err != nil {
 		return err
@@ -76,6 +79,24 @@ func mountAll() error {
 		mount("dev", "devtmpfs", "/dev", ""),
 		mount("tmp", "tmpfs", "/tmp", ""),
 	)
+}
+
+// loopbackUp brings the loopback device up.
+func loopbackUp() error {
+	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("loopback: %w", err)
+	}
+	defer func() { _ = unix.Close(s) }()
+	request, err := unix.NewIfreq("lo")
+	if err != nil {
+		return fmt.Errorf("loopback: %w", err)
+	}
+	request.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	if err := unix.IoctlIfreq(s, unix.SIOCSIFFLAGS, request); err != nil {
+		return fmt.Errorf("loopback: %w", err)
+	}
+	return nil
 }
 
 // mountDisk waits for the disk, which the kernel looks for while it goes on.

@@ -249,10 +249,7 @@ func TestRealKinds(t *testing.T) {
 		{leak.Socket, []reconcile.Kind{reconcile.Sock}, nil, 1, 1.25},
 	} {
 		t.Run(string(tc.kind), func(t *testing.T) {
-			switch tc.kind {
-			case leak.Socket:
-				loopbackUp(t)
-			case leak.THP:
+			if tc.kind == leak.THP {
 				hugePagesOn(t)
 			}
 			p := newTenant(t, order{Kind: tc.kind, Max: size, Block: 4 << 20, Touch: 1})
@@ -398,9 +395,6 @@ func TestRealRelease(t *testing.T) {
 	const block = 8 << 20
 	for _, kind := range []leak.Kind{leak.Anon, leak.Mlock, leak.Tmpfs, leak.File, leak.Slab, leak.Pipe, leak.Socket} {
 		t.Run(string(kind), func(t *testing.T) {
-			if kind == leak.Socket {
-				loopbackUp(t)
-			}
 			p := newTenant(t, order{Kind: kind, Max: 2*block + block/2, Block: block, Touch: 1, Hold: 10 * time.Millisecond, Release: time.Second})
 			p.begin()
 			p.await(leak.Started)

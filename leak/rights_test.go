@@ -9,30 +9,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// loopbackUp brings the loopback device up where it is not: a guest's is down.
-func loopbackUp(t *testing.T) {
-	t.Helper()
-	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = unix.Close(s) }()
-	request, err := unix.NewIfreq("lo")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.IoctlIfreq(s, unix.SIOCGIFFLAGS, request); err != nil {
-		t.Fatal(err)
-	}
-	if request.Uint16()&unix.IFF_UP != 0 {
-		return
-	}
-	request.SetUint16(request.Uint16() | unix.IFF_UP)
-	if err := unix.IoctlIfreq(s, unix.SIOCSIFFLAGS, request); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // limitAddressSpace sets RLIMIT_AS so many bytes above what is mapped now.
 func limitAddressSpace(more uint64) error {
 	b, err := os.ReadFile("/proc/self/statm")

@@ -231,7 +231,7 @@ func usage(t *testing.T, dir string) uint64 {
 // Killed with SIGKILL at any moment, leak leaves nothing: no memory in its cgroup, no file, no mount.
 func TestRealKilledLeavesNothing(t *testing.T) {
 	const times, most = 50, 32 << 20
-	kinds := []string{"anon", "thp", "mlock", "tmpfs", "tmpfs in a folder", "file", "file-active", "slab", "pipe"}
+	kinds := []string{"anon", "thp", "mlock", "tmpfs", "tmpfs in a folder", "file", "file-active", "slab", "pipe", "socket"}
 	_, dir := need.Cgroup(t, "killed")
 	disk, shm := leftEmpty(t, "/var/tmp"), "/dev/shm"
 	if _, err := os.Stat(shm); err != nil {
