@@ -16,9 +16,10 @@ type Judge struct {
 	started time.Time
 	// hasLog tells that the kernel's log is read, so that a kill which is not in it yet soon will be.
 	hasLog bool
-	now    *snapshot.Snapshot // of the last round
-	cases  []*dead
-	hits   []hit
+	// now is the last round's, earlier the one's before.
+	now, earlier *snapshot.Snapshot
+	cases        []*dead
+	hits         []hit
 	// orphans are records that do not say whose the victim was.
 	orphans []orphan
 	gone    map[snapshot.Identity]lastSeen // containers and pods
@@ -241,7 +242,7 @@ func (j *Judge) Round(s *snapshot.Snapshot) {
 		j.started, j.countedBase = s.Time, kills
 	}
 	j.noticeGone(s)
-	j.now = s
+	j.earlier, j.now = j.now, s
 	if isKnown {
 		j.counted = kills - min(kills, j.countedBase)
 	}
@@ -281,7 +282,7 @@ func (j *Judge) find(id snapshot.Identity, path string, at time.Time, fits func(
 }
 
 func (j *Judge) open(victim Owner, at time.Time, id string) *dead {
-	d := &dead{id: id, victim: victim, first: at, last: at, before: j.seen(&victim), users: j.users()}
+	d := &dead{id: id, victim: victim, first: at, last: at, before: j.seen(&victim, at), users: j.users()}
 	j.cases = append(j.cases, d)
 	if d.victim.Path == "" {
 		d.victim.Path = d.before.cgroup.Path
@@ -291,18 +292,24 @@ func (j *Judge) open(victim Owner, at time.Time, id string) *dead {
 
 func (d *dead) isOpen(now time.Time) bool { return now.Sub(d.last) < watched }
 
-// seen is a cgroup as the last round, or the one before it went away, had it.
-func (j *Judge) seen(o *Owner) lastSeen {
+// seen is a cgroup as the last round before a time, or the one before it went away, had it: what a later one read is what the dead left.
+func (j *Judge) seen(o *Owner, at time.Time) lastSeen {
 	if g, ok := j.gone[who(o.Identity)]; ok && o.Identity != (snapshot.Identity{}) {
 		return g
 	}
 	if j.now == nil || o.Path == "" && !isPodOrContainer(o.Identity.Class) {
 		return lastSeen{}
 	}
-	for i := range j.now.Cgroups {
-		c := &j.now.Cgroups[i]
-		if c.Path == o.Path || isPodOrContainer(c.Identity.Class) && who(c.Identity) == who(o.Identity) {
-			return look(j.now, i)
+	rounds := []*snapshot.Snapshot{j.now}
+	if j.now.Time.After(at) && j.earlier != nil {
+		rounds = []*snapshot.Snapshot{j.earlier, j.now}
+	}
+	for _, s := range rounds {
+		for i := range s.Cgroups {
+			c := &s.Cgroups[i]
+			if c.Path == o.Path || isPodOrContainer(c.Identity.Class) && who(c.Identity) == who(o.Identity) {
+				return look(s, i)
+			}
 		}
 	}
 	return lastSeen{}
@@ -408,7 +415,7 @@ func (j *Judge) end(pod *snapshot.Pod, container string, end *snapshot.Terminati
 	if has(j.evicted, pod.UID) || end.Reason != oomKilled && end.ExitCode == 0 {
 		return
 	}
-	d := &dead{id: "end-" + end.ContainerID, victim: victim, first: at, last: now, end: end, before: j.seen(&victim), users: j.users()}
+	d := &dead{id: "end-" + end.ContainerID, victim: victim, first: at, last: now, end: end, before: j.seen(&victim, now), users: j.users()}
 	d.victim.Path = d.before.cgroup.Path
 	if d.before.cgroup.Path != "" {
 		d.victim.Identity = d.before.cgroup.Identity
@@ -441,7 +448,7 @@ func (j *Judge) evict(pod *snapshot.Pod, now time.Time) {
 		id: "evicted-" + pod.UID, first: at, last: now, pod: pod, users: j.users(),
 		victim: Owner{Identity: snapshot.Identity{Class: snapshot.ClassPod, PodUID: pod.UID, QoS: pod.QoS}, Namespace: pod.Namespace, Pod: pod.Name},
 	}
-	d.victim.Path = j.seen(&d.victim).cgroup.Path
+	d.victim.Path = j.seen(&d.victim, now).cgroup.Path
 	d.before = j.beforeEviction(pod)
 	d.rank = ranking(d.before.ranked, pod.UID, d.before.time)
 	j.cases = append(j.cases, d)

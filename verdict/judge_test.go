@@ -478,6 +478,25 @@ func TestGroupOfOne(t *testing.T) {
 	}
 }
 
+// Who is told of after the round that follows its death is told of as it was before.
+func TestUsageIsFromBefore(t *testing.T) {
+	for name, happen := range map[string]func(*node){
+		"the log":      func(n *node) { n.record(1.9, 42, appPath, appPath) },
+		"the counters": func(n *node) { n.moves(1.9, appPath, 1, 1, 0) },
+	} {
+		n := newNode(t, true)
+		n.cgroup(appPath).Usage = snapshot.Of(99 * mib)
+		n.round(1)
+		n.cgroup(appPath).Usage = snapshot.Of(460 << 10)
+		n.round(2)
+		happen(n)
+		n.round(3)
+		if in := n.only(); in.VictimUsage != snapshot.Of(99*mib) {
+			t.Errorf("%s: it used %s", name, in.VictimUsage)
+		}
+	}
+}
+
 // Two containers that die within a second are two, and a container that dies again a minute later is another time.
 func TestTwoKillsAreTwo(t *testing.T) {
 	n := newNode(t, true)
