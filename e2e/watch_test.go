@@ -97,7 +97,9 @@ func TestNodeOOM(t *testing.T) {
 			continue
 		}
 		t.Logf("%s (%s): %s", found[i].Verdict, found[i].Confidence, found[i].Sentence)
-		if found[i].Verdict != verdict.NodeOOM {
+		// On v1 no counter says that it was nobody's limit, and the agent may not have read the node while it was full.
+		unsure := found[i].Verdict == verdict.OOMKilled && slices.Contains(found[i].Missing, verdict.MissingCounters)
+		if found[i].Verdict != verdict.NodeOOM && !unsure {
 			t.Errorf("%s: the verdict is %s, want %s", path, found[i].Verdict, verdict.NodeOOM)
 		}
 	}

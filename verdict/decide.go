@@ -215,15 +215,16 @@ func isFull(c snapshot.Cgroup) bool {
 	return ok && isKnown && limit > 0 && float64(max(usage, peak)) >= 0.95*float64(limit)
 }
 
-// isShort tells that the node had little left.
+// isShort tells that the node had little left in one of the last two rounds: the last may have been after the kill.
 func (j *Judge) isShort() bool {
-	if j.now == nil {
-		return false
-	}
-	m := &j.now.Host.Meminfo
-	available, ok := m.MemAvailable.Get()
-	total, isKnown := m.MemTotal.Get()
-	return ok && isKnown && available < total/20
+	return slices.ContainsFunc([]*snapshot.Snapshot{j.earlier, j.now}, func(s *snapshot.Snapshot) bool {
+		if s == nil {
+			return false
+		}
+		available, ok := s.Host.Meminfo.MemAvailable.Get()
+		total, isKnown := s.Host.Meminfo.MemTotal.Get()
+		return ok && isKnown && available < total/20
+	})
 }
 
 const oomKilled = "OOMKilled" // the reason, as containerd and CRI-O give it
