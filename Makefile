@@ -57,7 +57,7 @@ test-kernel: deps bin/guest ## Run the TestReal... tests in a guest with cgroup 
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-kernel-v2 test-kernel-v1
 
 .PHONY: test-kernel-v2 test-kernel-v1
-test-kernel-v2 test-kernel-v1: test-kernel-%: # The guests of one version, each of which has one CPU, with what test-kernel has built.
+test-kernel-v2 test-kernel-v1: test-kernel-%: # The guests of one version, one after another, with what test-kernel has built.
 	@set -e; for package in $(KERNEL_TESTS); do \
 		case " $(WITH_DISK) " in *" $$package "*) disk=64;; *) disk=0;; esac; \
 		MEMRECON_REQUIRE_ALL=1 bin/guest -cgroup $* -disk $$disk -limit 15m -- bin/$$(basename $$package).test -test.run '^TestReal' -test.v; \

@@ -48,16 +48,21 @@ func killsAreTold(t *testing.T, byLog bool) {
 	slices.Sort(took)
 	t.Logf("from kill to line, of %d: half within %s, 99%% within %s, all within %s", len(took),
 		took[len(took)/2].Round(time.Millisecond), took[(len(took)*99-1)/100].Round(time.Millisecond), took[len(took)-1].Round(time.Millisecond))
+	found := map[string]bool{}
 	for _, in := range incidents(t, "") {
 		if _, ok := killed[in.Victim.Path]; !ok || in.Time.Before(began) {
 			continue
 		}
+		found[in.Victim.Path] = true
 		if in.Verdict != verdict.CgroupLimit || in.Kills != 1 {
 			t.Errorf("%s: %s, %d kills, want %s, 1", in.Victim.Path, in.Verdict, in.Kills, verdict.CgroupLimit)
 		}
 		if known := in.Kill != nil && in.Kill.VictimComm == "dd"; known != byLog {
 			t.Errorf("%s: the kernel's record is known: %t, want %t", in.Victim.Path, known, byLog)
 		}
+	}
+	if len(found) != len(killed) {
+		t.Errorf("there are incidents of %v, not of all that were killed in %v", found, killed)
 	}
 }
 

@@ -54,7 +54,7 @@ func initMain() error {
 		}
 	}
 	if err := loopbackUp(); err != nil {
-		return err
+		return fmt.Errorf("loopback device: %w", err)
 	}
 	status, err := runProgram(j)
 	if err != nil {
@@ -85,18 +85,15 @@ func mountAll() error {
 func loopbackUp() error {
 	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return fmt.Errorf("loopback: %w", err)
+		return err
 	}
 	defer func() { _ = unix.Close(s) }()
 	request, err := unix.NewIfreq("lo")
 	if err != nil {
-		return fmt.Errorf("loopback: %w", err)
+		return err
 	}
 	request.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
-	if err := unix.IoctlIfreq(s, unix.SIOCSIFFLAGS, request); err != nil {
-		return fmt.Errorf("loopback: %w", err)
-	}
-	return nil
+	return unix.IoctlIfreq(s, unix.SIOCSIFFLAGS, request)
 }
 
 // mountDisk waits for the disk, which the kernel looks for while it goes on.

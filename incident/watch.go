@@ -29,7 +29,8 @@ type Config struct {
 	Kmsg string
 	// Identify tells from a path in the log whose a cgroup is; nil for cgroup.Identify. It has to say what the rounds say.
 	Identify func(path string) snapshot.Identity
-	// Tell is told an Incident when it is new, when its verdict or its effect has become another, and when its pod's name is known at last. It must not keep the caller waiting.
+	// Tell is told an Incident when it is new, when its verdict or its effect has become another, and when its pod's name is known at
+	// last. It must not keep the caller waiting.
 	Tell func(Incident)
 	// Disk keeps incidents over a restart; nil for nothing does.
 	Disk *Disk
@@ -68,8 +69,8 @@ type Watch struct {
 	log    *kernellog.Live // nil where it may not be read
 	flight *flight.Recorder
 	swept  chan sweep
-	// counted tells the log's reader that counters have moved.
-	counted chan struct{}
+	// wake tells the log's reader that counters have moved.
+	wake chan struct{}
 
 	mu      sync.Mutex
 	judge   *verdict.Judge
@@ -114,7 +115,7 @@ func Open(c Config) *Watch {
 		}
 	}
 	w := &Watch{
-		config: c, log: log, flight: flight.NewRecorder(flight.Options{}), swept: make(chan sweep, 1), counted: make(chan struct{}, 1),
+		config: c, log: log, flight: flight.NewRecorder(flight.Options{}), swept: make(chan sweep, 1), wake: make(chan struct{}, 1),
 		judge: verdict.NewJudge(log != nil), started: c.Clock(), counts: map[Key]uint64{},
 	}
 	w.restore()
@@ -203,7 +204,7 @@ func (w *Watch) followLog(ctx context.Context) {
 	parser := kernellog.NewParser(w.config.Identify, func(k *snapshot.Kill) {
 		w.judged(func(now time.Time) { w.judge.Kill(k, now) })
 	})
-	err := w.log.Follow(ctx, parser, pollLog, w.counted, func(what string) {
+	err := w.log.Follow(ctx, parser, pollLog, w.wake, func(what string) {
 		w.config.Logger.Warn("a part of the kernel's log is lost, and kills in it are known by their counters alone", "what", what)
 	})
 	if err != nil {
@@ -249,7 +250,7 @@ func (w *Watch) run(ctx context.Context, watcher *cgroup.Watcher) (end func()) {
 	running.Go(func() {
 		watcher.Run(ctx, func(c snapshot.OOMCounters) {
 			select {
-			case w.counted <- struct{}{}:
+			case w.wake <- struct{}{}:
 			default: // it has not looked since the last one
 			}
 			w.judged(func(time.Time) { w.judge.Counters(&c) })

@@ -78,17 +78,16 @@ func (l *Live) Follow(ctx context.Context, p *Parser, every time.Duration, wake 
 		if err != nil {
 			return err
 		}
-		most := every
-		switch {
-		case p.Lines() != seen:
-			most, expected = min(quiet, every), time.Time{} // these are they
-		case time.Now().Before(expected):
-			most = min(quiet, every)
-			p.Flush()
-		default:
+		isNew := p.Lines() != seen
+		if isNew {
+			seen, expected = p.Lines(), time.Time{} // these are they
+		} else {
 			p.Flush()
 		}
-		seen = p.Lines()
+		most := every
+		if isNew || time.Now().Before(expected) {
+			most = min(quiet, every)
+		}
 		woken, err := l.source.wait(most, wake)
 		if err != nil {
 			return fmt.Errorf("%s: %w", l.Name, err)

@@ -167,12 +167,11 @@ func (w *witness) ended(ref string, e ending) {
 
 // await waits until a container's end is judged, or will be no more.
 func (w *witness) await(refs []string) {
-	for deadline := time.Now().Add(verdictAge); time.Now().Before(deadline); time.Sleep(interval) {
-		if !slices.ContainsFunc(refs, func(ref string) bool {
-			return !slices.ContainsFunc(w.incidents(ref), func(in report.Incident) bool { return in.Termination != nil })
-		}) {
-			return
-		}
+	isPending := func(ref string) bool {
+		return !slices.ContainsFunc(w.incidents(ref), func(in report.Incident) bool { return in.Termination != nil })
+	}
+	for deadline := time.Now().Add(verdictAge); slices.ContainsFunc(refs, isPending) && time.Now().Before(deadline); {
+		time.Sleep(interval)
 	}
 }
 
