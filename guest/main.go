@@ -51,6 +51,7 @@ func hostMain() int {
 	flag.StringVar(&g.cgroup, "cgroup", "v2", "the cgroup `version` that has the controllers, v1 or v2")
 	flag.IntVar(&g.memoryMiB, "memory", 512, "the guest's memory in `MiB`")
 	flag.IntVar(&g.diskMiB, "disk", 0, "the size of an empty disk at /var/tmp in `MiB`, 0 for none; takes mke2fs")
+	flag.StringVar(&g.append, "append", "", "`parameters` of the kernel, such as sysctl.vm.overcommit_memory=2")
 	limit := flag.Duration("limit", 5*time.Minute, "`how long` the guest may take")
 	flag.Usage = func() {
 		fmt.Fprintln(flag.CommandLine.Output(), "usage: guest [flags] -- PROGRAM [ARGUMENT...]")

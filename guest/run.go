@@ -19,6 +19,7 @@ type guest struct {
 	cgroup    string   // v1 or v2
 	memoryMiB int      // what the machine has
 	diskMiB   int      // the size of its disk, 0 for none
+	append    string   // what the kernel's command line has besides
 	init      string   // this command's file, as process 1
 	program   string   // the program's file
 	args      []string // its arguments, its name first
@@ -85,6 +86,7 @@ func (g guest) qemu(ctx context.Context, initrd, status *os.File) *exec.Cmd {
 		Kernel:    g.kernel,
 		Initramfs: initrd,
 		MemoryMiB: g.memoryMiB,
+		Append:    g.append,
 		Args: []string{
 			"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
 			"-chardev", "file,id=status,path=/dev/fd/4", "-serial", "chardev:status",

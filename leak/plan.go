@@ -3,6 +3,7 @@ package leak
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -34,6 +35,8 @@ type Bound struct {
 	After snapshot.Value `json:"after_seconds,omitzero"`
 	// Then is what happens there, in words.
 	Then string `json:"then"`
+	// untouched tells that what is not touched counts too.
+	untouched bool
 }
 
 // Plan looks at limits, node and shape.
@@ -48,16 +51,19 @@ func (l *Leak) Plan() Plan {
 	if w != nil {
 		if m, err := w.host.Meminfo(); err == nil {
 			p.Bounds = append(p.Bounds, nodeBounds(&m, l.config.Guards.FloorBytes)...)
+			if l.config.Kind.traits().mapped && w.strictOvercommit() {
+				p.Bounds = append(p.Bounds, commitBounds(&m)...)
+			}
 		}
 	}
-	slices.SortStableFunc(p.Bounds, func(a, b Bound) int { return cmp.Compare(a.Bytes, b.Bytes) })
+	slices.SortStableFunc(p.Bounds, func(a, b Bound) int { return cmp.Compare(l.taken(&a), l.taken(&b)) })
 	reached := false
 	for i := range p.Bounds {
 		b := &p.Bounds[i]
 		if b.Then == thenKills && l.config.Kind.traits().reclaimed {
 			b.Then = "page cache is dropped there, and it goes on"
 		}
-		if after, ok := l.reach(b.Bytes); ok {
+		if after, ok := l.reach(b); ok {
 			b.After = snapshot.Of(uint64(after.Round(time.Second) / time.Second))
 			if !reached {
 				p.Text = append(p.Text, fmt.Sprintf("First it will meet %s, after %s%s: %s.", b.What, sizeText(b.Bytes), inTime(l.config.Shape, after), b.Then))
@@ -72,12 +78,28 @@ func (l *Leak) Plan() Plan {
 	return p
 }
 
-// reach is when so much is touched.
-func (l *Leak) reach(bytes uint64) (time.Duration, bool) {
-	if l.config.Touch <= 0 {
+// never is how much is taken when a bound is met that is never met.
+const never = math.MaxUint64
+
+// reach is when a bound is met, false for never.
+func (l *Leak) reach(b *Bound) (time.Duration, bool) {
+	taken := l.taken(b)
+	if taken == never {
 		return 0, false
 	}
-	return l.config.Shape.Reach(uint64(float64(bytes) / min(1, l.config.Touch)))
+	return l.config.Shape.Reach(taken)
+}
+
+// taken is how much is taken when a bound is met, touched or not.
+func (l *Leak) taken(b *Bound) uint64 {
+	if b.untouched {
+		return b.Bytes
+	}
+	taken := float64(b.Bytes) / min(1, l.config.Touch)
+	if taken >= never { // it touches nothing
+		return never
+	}
+	return uint64(taken)
 }
 
 func inTime(s Shape, after time.Duration) string {
@@ -181,6 +203,25 @@ func nodeBounds(m *snapshot.Meminfo, floor uint64) []Bound {
 	return bounds
 }
 
+// commitBounds are what the kernel refuses where it promises no more than it has: it counts whole mappings, touched or not.
+func commitBounds(m *snapshot.Meminfo) []Bound {
+	limit, ok := m.CommitLimit.Get()
+	committed, isKnown := m.CommittedAS.Get()
+	if !ok || !isKnown {
+		return nil
+	}
+	return []Bound{{
+		What: "the node's CommitLimit " + sizeText(limit) + " (vm.overcommit_memory=2)", Bytes: limit - min(limit, committed),
+		Then: "the kernel refuses more there", untouched: true,
+	}}
+}
+
+// strictOvercommit tells that the kernel promises no more memory than it has (Documentation/mm/overcommit-accounting.rst).
+func (w *Watcher) strictOvercommit() bool {
+	mode, err := os.ReadFile(filepath.Join(w.procfs, "sys", "vm", "overcommit_memory"))
+	return err == nil && strings.TrimSpace(string(mode)) == "2"
+}
+
 // describe says what the guards are.
 func (g *guards) describe() string {
 	var on []string
@@ -210,11 +251,8 @@ func (w *Watcher) whyNoMemory() string {
 	if err := unix.Getrlimit(unix.RLIMIT_AS, &r); err == nil && r.Cur != unix.RLIM_INFINITY {
 		return "the process's address space is limited to " + sizeText(r.Cur) + " (RLIMIT_AS, ulimit -v)"
 	}
-	if w != nil {
-		overcommit := filepath.Join(w.procfs, "sys", "vm", "overcommit_memory")
-		if b, err := os.ReadFile(overcommit); err == nil && strings.TrimSpace(string(b)) == "2" {
-			return overcommit + " is 2: the node's CommitLimit is met (meminfo)"
-		}
+	if w != nil && w.strictOvercommit() {
+		return "vm.overcommit_memory is 2: the node's CommitLimit is met (meminfo)"
 	}
 	return "neither RLIMIT_AS nor vm.overcommit_memory=2 says why: see vm.max_map_count and the kernel's log"
 }

@@ -21,10 +21,12 @@ import (
 )
 
 // build makes the program, for what starts it as a process.
-func build(t *testing.T) string {
+func build(t *testing.T) string { return buildFolder(t, ".") }
+
+func buildFolder(t *testing.T, dir string) string {
 	t.Helper()
-	program := filepath.Join(t.TempDir(), "memrecon")
-	cmd := exec.Command("go", "build", "-buildvcs=false", "-o", program, ".")
+	program := filepath.Join(t.TempDir(), "program")
+	cmd := exec.Command("go", "build", "-buildvcs=false", "-o", program, dir)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
@@ -221,6 +223,30 @@ func TestLeakDocs(t *testing.T) {
 		}
 		if _, err := c.Leak.config(); err != nil {
 			t.Errorf("memrecon %s: %v", example[1], err)
+		}
+	}
+}
+
+// Where the kernel promises no more memory than it has (vm.overcommit_memory=2), what is refused says so, and is given back. That is a
+// setting of the whole node, so the node is a guest.
+func TestLeakWithoutOvercommit(t *testing.T) {
+	need.Program(t, "qemu-system-x86_64")
+	const kernel = "../../.cache/vmlinuz"
+	if _, err := os.Stat(kernel); err != nil {
+		need.Missing(t, "needs a kernel to boot: make deps downloads one")
+	}
+	cmd := exec.Command(buildFolder(t, "../../guest"), "-kernel", kernel, "-memory", "512", "-append", "sysctl.vm.overcommit_memory=2 sysctl.vm.overcommit_ratio=80", "--",
+		build(t), "leak", "--max=2Gi", "--block=50Mi", "--touch=0.01", "--floor=0", "--stats-every=0")
+	out, _ := cmd.CombinedOutput()
+	if status := cmd.ProcessState.ExitCode(); status != exitNoMemory {
+		t.Errorf("exit status %d, want %d", status, exitNoMemory)
+	}
+	for _, want := range []string{
+		"First it will meet the node's CommitLimit", "the kernel refuses more there",
+		"vm.overcommit_memory is 2: the node's CommitLimit is met", "; held ",
+	} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("no %q in\n%s", want, out)
 		}
 	}
 }
