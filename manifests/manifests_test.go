@@ -188,7 +188,6 @@ func kustomizations() map[string][]string {
 		"overlays/forensics": {
 			"a uid other than 65534",
 			"capability SYSLOG",
-			"capability SYS_PTRACE",
 			"pod security: runAsNonRoot != true",
 			"pod security: runAsUser=0",
 			"pod security: unrestricted capabilities",
