@@ -29,7 +29,7 @@ const (
 
 	grow  = "grow"  // takes 64 MiB, or dies on the way
 	child = "child" // has a child of it grow, and lives
-	hold  = "hold"  // holds 12 MiB
+	hold  = "hold"  // holds 16 MiB
 	abort = "abort" // takes 12 MiB, and ends itself by SIGABRT
 )
 
@@ -46,7 +46,7 @@ func contain(job string) {
 		again.Stdin = strings.NewReader("\n")
 		_ = again.Run() // is killed
 	case hold:
-		take(12)
+		take(16)
 	case abort:
 		take(12)
 		signalReady()

@@ -46,7 +46,7 @@ func TestRealVerdicts(t *testing.T) {
 			"pod limit, and the innocent dies": func(t *testing.T, p *pod) {
 				innocent, guilty := p.container(t, 0), p.container(t, 1)
 				n.limit(t, p.path, 24)
-				n.expect(innocent, verdict.PodLimit, verdict.Ended)
+				n.expect(innocent, verdict.PodLimit, verdict.Ended) // it has two thirds of the pod's memory
 				n.expect(guilty, verdict.PodLimit, verdict.Ended) // a moment later, as it goes on
 				victim := n.run(t, innocent, hold)
 				victim.ready(t)
@@ -284,7 +284,9 @@ func (n *node) run(t *testing.T, path, job string) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &process{cmd: exec.Command(self), dir: filepath.Join(n.dir, path), removal: 500 * time.Millisecond}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // longer than any lives
+	t.Cleanup(cancel)
+	p := &process{cmd: exec.CommandContext(ctx, self), dir: filepath.Join(n.dir, path), removal: 500 * time.Millisecond}
 	if n.isV1 {
 		p.removal = time.Second
 	}

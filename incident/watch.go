@@ -69,10 +69,11 @@ type Watch struct {
 	log    *kernellog.Live // nil where it may not be read
 	flight *flight.Recorder
 	swept  chan sweep
-	// wake tells the log's reader that counters have moved.
+	// wake tells the log's reader that a kill was counted.
 	wake chan struct{}
 
 	mu      sync.Mutex
+	kills   uint64 // that the node has counted, as of the last round
 	judge   *verdict.Judge
 	started time.Time
 	kept    []*entry // by time of arrival
@@ -196,8 +197,9 @@ func (w *Watch) Run(ctx context.Context) {
 	running.Wait()
 }
 
-// pollLog is how often syslog(2) is asked, which cannot tell that there is something new. It is also asked when a kill was counted.
-const pollLog = time.Second
+// pollLog is how often syslog(2) is asked, which cannot tell that there is something new, and for each answer goes through all that the
+// log has. It is also asked when a kill was counted.
+const pollLog = 5 * time.Second
 
 func (w *Watch) followLog(ctx context.Context) {
 	defer func() { _ = w.log.Close() }()
@@ -249,16 +251,21 @@ func (w *Watch) run(ctx context.Context, watcher *cgroup.Watcher) (end func()) {
 	var running sync.WaitGroup
 	running.Go(func() {
 		watcher.Run(ctx, func(c snapshot.OOMCounters) {
-			select {
-			case w.wake <- struct{}{}:
-			default: // it has not looked since the last one
-			}
+			w.wakeLog()
 			w.judged(func(time.Time) { w.judge.Counters(&c) })
 		})
 	})
 	return func() {
 		cancel()
 		running.Wait()
+	}
+}
+
+// wakeLog has the kernel's log read soon.
+func (w *Watch) wakeLog() {
+	select {
+	case w.wake <- struct{}{}:
+	default: // it has not looked since the last time
 	}
 }
 
@@ -283,7 +290,14 @@ func (w *Watch) Round(r *collector.Result) {
 	default:
 	}
 	w.swept <- found
-	w.judged(func(time.Time) { w.judge.Round(s) })
+	w.judged(func(time.Time) {
+		// What stands in the root of the hierarchy has no counters of its own, and old kernels have none at all.
+		if kills, isCounted := s.Host.Vmstat.Get("oom_kill"); kills != w.kills || !isCounted {
+			w.kills = kills
+			w.wakeLog()
+		}
+		w.judge.Round(s)
+	})
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, e := range w.kept {
