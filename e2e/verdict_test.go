@@ -94,8 +94,11 @@ func TestPodsExceedAllocatable(t *testing.T) {
 	})
 	t.Run("faster than the kubelet", func(t *testing.T) {
 		// It looks every 10 s, which an emulated machine can't outrun for certain: so it does not look at all.
-		t.Cleanup(func() { lab(t, "start", "kubelet") })
-		in := exceedAllocatable(t, "fast", 620, func() { lab(t, "stop", "kubelet") }, "--block=350Mi", "--every=20s", "--max=1050Mi")
+		stop := func() {
+			t.Cleanup(func() { lab(t, "start", "kubelet") }) // before the pods are deleted
+			lab(t, "stop", "kubelet")
+		}
+		in := exceedAllocatable(t, "fast", 620, stop, "--block=350Mi", "--every=20s", "--max=1050Mi")
 		// On v1 no counter says whose limit it was.
 		if in.Verdict != verdict.KubepodsLimit && !(in.Verdict == verdict.OOMKilled && slices.Contains(in.Missing, verdict.MissingCounters)) {
 			t.Errorf("the verdict is %s, want %s", in.Verdict, verdict.KubepodsLimit)
