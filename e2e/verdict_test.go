@@ -113,9 +113,14 @@ func exceedAllocatable(t *testing.T, name string, leftMiB int64, meanwhile func(
 	left := leftMiB << 20
 	pods := []string{name + "-1", name + "-2"}
 	startPod(t, pods[0], "workload", requests("10Mi"), fmt.Sprintf("-anon=%d", (figure(t, "allocatable-available")-left)>>20))
-	awaitAvailable(t, left+20<<20)
+	eventually(t, time.Minute, "the first pod's memory", func() string {
+		if available := figure(t, "allocatable-available"); available > left+20<<20 {
+			return fmt.Sprintf("%d bytes are available, want %d", available, left)
+		}
+		return ""
+	})
 	startPod(t, pods[1], "memrecon", requests("10Mi"), append([]string{"leak", "--floor=0", "--max-pressure=0"}, leak...)...)
-	awaitAvailable(t, left-20<<20)
+	kubectl(t, "wait", "--for=condition=Ready", "--namespace=default", "pod/"+pods[1], "--timeout=2m")
 	meanwhile()
 	var in report.Incident
 	eventually(t, 4*time.Minute, "an incident", func() string {
@@ -129,17 +134,6 @@ func exceedAllocatable(t *testing.T, name string, leftMiB int64, meanwhile func(
 	})
 	t.Logf("%s (%s): %s\n%+v", in.Verdict, in.Confidence, in.Sentence, in.Evidence)
 	return in
-}
-
-// awaitAvailable waits until all pods together may use no more than this besides what they use, as the kubelet counts it for evictions.
-func awaitAvailable(t *testing.T, most int64) {
-	t.Helper()
-	eventually(t, time.Minute, "the pods' memory", func() string {
-		if available := figure(t, "allocatable-available"); available > most {
-			return fmt.Sprintf("%d bytes are available, want %d at most", available, most)
-		}
-		return ""
-	})
 }
 
 // figure is a figure of the node in the agent's newest report.
