@@ -47,7 +47,7 @@ func TestRealVerdicts(t *testing.T) {
 				innocent, guilty := p.container(t, 0), p.container(t, 1)
 				n.limit(t, p.path, 24)
 				n.expect(innocent, verdict.PodLimit, verdict.Ended) // it has two thirds of the pod's memory
-				n.expect(guilty, verdict.PodLimit, verdict.Ended) // a moment later, as it goes on
+				n.expect(guilty, verdict.PodLimit, verdict.Ended)   // a moment later, as it goes on
 				victim := n.run(t, innocent, hold)
 				victim.ready(t)
 				other := n.run(t, guilty, grow)
