@@ -140,7 +140,7 @@ func TestPublishedIsComputed(t *testing.T) {
 		}
 		return d, "the node's working set is as old as before, or memrecon has no reading of then"
 	}
-	// What was done to the node before goes on for a while: pods are taken apart, the kubelet has not yet looked at a new container.
+	// The kubelet has not yet looked at a container that is new, or takes apart a pod that was there before.
 	eventually(t, 2*time.Minute, "a quiet node", func() string {
 		d, wrong := newer()
 		if wrong != "" {

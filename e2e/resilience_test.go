@@ -9,6 +9,8 @@ import (
 	"github.com/memrecon/memrecon/report"
 )
 
+// The files of this package are run in the order of their names: the reports of a quiet node first, then what disturbs it.
+
 // onNode is the agent's newest report, asked for from the node: without the API server.
 func onNode(t *testing.T, address string) *report.Document {
 	t.Helper()
@@ -50,13 +52,19 @@ func unharmed(t *testing.T) {
 	})
 }
 
+// stop stops a part of the node or of the control plane, until it is started, or the test is over.
+func stop(t *testing.T, part string) {
+	t.Helper()
+	t.Cleanup(func() { lab(t, "start", part) })
+	lab(t, "stop", part)
+}
+
 // A kubelet that is stopped: the report says so and what is missing for it, keeps the pods' names, and is whole again after.
 func TestKubeletStops(t *testing.T) {
 	needCluster(t)
 	unharmed(t)
 	address := agentPod(t).Status.PodIP
-	t.Cleanup(func() { lab(t, "start", "kubelet") })
-	lab(t, "stop", "kubelet")
+	stop(t, "kubelet")
 	var d *report.Document
 	eventually(t, time.Minute, "the report misses the kubelet", func() string {
 		d = onNode(t, address)
@@ -84,8 +92,7 @@ func TestAPIServerStops(t *testing.T) {
 	needCluster(t)
 	unharmed(t)
 	address := agentPod(t).Status.PodIP
-	t.Cleanup(func() { lab(t, "start", "apiserver") })
-	lab(t, "stop", "apiserver")
+	stop(t, "apiserver")
 	stopped := time.Now()
 	eventually(t, time.Minute, "the report misses the API server", func() string {
 		if d := onNode(t, address); missing(d, "/api/v1/nodes") == nil {

@@ -16,27 +16,10 @@ import (
 	"github.com/memrecon/memrecon/internal/need"
 )
 
-const kernel = "../.cache/vmlinuz"
-
-// build builds a program of this module, static as the guest needs it, and returns its path.
-func build(t *testing.T, dir string) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "program")
-	cmd := exec.Command("go", "build", "-o", path, dir)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("go build %s: %s\n%s", dir, err, out)
-	}
-	return path
-}
-
 // The whole command with a real kernel.
 func TestGuest(t *testing.T) {
-	need.Program(t, "qemu-system-x86_64")
-	if _, err := os.Stat(kernel); err != nil {
-		need.Missing(t, "needs a kernel to boot: make deps downloads one")
-	}
-	command, program := build(t, "."), build(t, "./testdata/program")
+	kernel := need.Kernel(t, "..")
+	command, program := need.Build(t, "."), need.Build(t, "./testdata/program")
 	t.Setenv("MEMRECON_TEST", "handed in")
 	tests := []struct {
 		name   string
@@ -75,7 +58,7 @@ func fakeQEMU(t *testing.T, script string) {
 }
 
 func TestRun(t *testing.T) {
-	program := build(t, "./testdata/program")
+	program := need.Build(t, "./testdata/program")
 	tests := []struct {
 		name   string
 		qemu   string
@@ -116,7 +99,7 @@ func TestRunTimeLimit(t *testing.T) {
 	fakeQEMU(t, "exec sleep 60")
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	program := build(t, "./testdata/program")
+	program := need.Build(t, "./testdata/program")
 	g := guest{kernel: "/dev/null", program: program, init: program}
 	if _, err := g.run(ctx, &bytes.Buffer{}); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("run() = %v, want %v", err, context.DeadlineExceeded)
@@ -125,7 +108,7 @@ func TestRunTimeLimit(t *testing.T) {
 
 // However the command ends, QEMU ends with it.
 func TestNothingIsLeftBehind(t *testing.T) {
-	command, program := build(t, "."), build(t, "./testdata/program")
+	command, program := need.Build(t, "."), need.Build(t, "./testdata/program")
 	for _, tt := range []struct {
 		signal syscall.Signal
 		status int
@@ -182,7 +165,7 @@ func TestReadStatic(t *testing.T) {
 		t.Fatal(err)
 	}
 	tests := []struct{ path, err string }{
-		{build(t, "./testdata/program"), ""},
+		{need.Build(t, "./testdata/program"), ""},
 		{shell, "build it with CGO_ENABLED=0"},
 		{"guest_test.go", "guest_test.go: no program"},
 		{"no-such-file", "no-such-file"},

@@ -76,9 +76,7 @@ func TestDockerfile(t *testing.T) {
 	b := newBuildah(t)
 	b.golang(t)
 	// The Dockerfile downloads all modules, also those of which a build here reads nothing, and has no network in this test.
-	if out, err := exec.Command("go", "-C", "..", "mod", "download").CombinedOutput(); err != nil {
-		t.Fatalf("go mod download: %v\n%s", err, out)
-	}
+	command(t, "go", "-C", "..", "mod", "download")
 	volumes := []string{
 		"--volume=" + t.TempDir() + ":/tmp",
 		"--volume=" + goEnv(t, "GOROOT") + ":/usr/local/go:ro",

@@ -183,6 +183,31 @@ func TestWatchTellsWhatStandsInItsWay(t *testing.T) {
 	}
 }
 
+// The kernel's log is read when the node counts another kill, whosever it is, and not for each round.
+func TestWatchReadsTheLogForTheNodesKills(t *testing.T) {
+	r := newReplay(t, "v2-quiet")
+	r.more()
+	if r.watch.Woken() {
+		t.Error("nobody was killed, and the log is to be read")
+	}
+	vmstat := filepath.Join(r.dir, "proc", "vmstat")
+	text, err := os.ReadFile(vmstat)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(vmstat, bytes.Replace(text, []byte("\noom_kill 0\n"), []byte("\noom_kill 1\n"), 1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.round()
+	if !r.watch.Woken() {
+		t.Error("a kill was counted, and the log is not read")
+	}
+	r.round()
+	if r.watch.Woken() {
+		t.Error("the log is read again for the same kill")
+	}
+}
+
 // An incident is told at once, and again with its pod's name when that is known at last, but only once.
 func TestNameComesLater(t *testing.T) {
 	r := newReplay(t, "v2-quiet")

@@ -95,11 +95,12 @@ func (l *Leak) taken(b *Bound) uint64 {
 	if b.untouched {
 		return b.Bytes
 	}
-	taken := float64(b.Bytes) / min(1, l.config.Touch)
-	if taken >= never { // it touches nothing
-		return never
+	if touch := min(1, l.config.Touch); touch > 0 {
+		if taken := float64(b.Bytes) / touch; taken < never {
+			return uint64(taken)
+		}
 	}
-	return uint64(taken)
+	return never
 }
 
 func inTime(s Shape, after time.Duration) string {

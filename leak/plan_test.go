@@ -139,3 +139,25 @@ func TestWhyNoMemory(t *testing.T) {
 		t.Error(why)
 	}
 }
+
+// A limit on what is touched is met later by what touches less, and never by what touches nothing; one on what is taken does not wait.
+func TestTaken(t *testing.T) {
+	for _, tc := range []struct {
+		touch float64
+		bound Bound
+		want  uint64
+	}{
+		{1, Bound{Bytes: 100}, 100},
+		{0.5, Bound{Bytes: 100}, 200},
+		{0.5, Bound{Bytes: 100, untouched: true}, 100},
+		{0, Bound{Bytes: 100}, never},
+		{0, Bound{Bytes: 0}, never},
+		{0, Bound{Bytes: 100, untouched: true}, 100},
+		{1e-9, Bound{Bytes: 1 << 63}, never},
+	} {
+		l := &Leak{config: Config{Touch: tc.touch}}
+		if got := l.taken(&tc.bound); got != tc.want {
+			t.Errorf("touching %g, %+v is met at %d, want %d", tc.touch, tc.bound, got, tc.want)
+		}
+	}
+}

@@ -134,7 +134,7 @@ func fetch(url string) (status int, body string) {
 
 // The agent as a process.
 func TestAgent(t *testing.T) {
-	program := build(t)
+	program := need.Build(t, ".")
 	t.Run("watches this machine", func(t *testing.T) { agentWatches(t, program) })
 	t.Run("writes JSON lines", func(t *testing.T) { agentWritesJSON(t, program) })
 	t.Run("shows a hanging read", func(t *testing.T) { agentHangs(t, program) })

@@ -20,20 +20,6 @@ import (
 	"github.com/memrecon/memrecon/leak"
 )
 
-// build makes the program, for what starts it as a process.
-func build(t *testing.T) string { return buildFolder(t, ".") }
-
-func buildFolder(t *testing.T, dir string) string {
-	t.Helper()
-	program := filepath.Join(t.TempDir(), "program")
-	cmd := exec.Command("go", "build", "-buildvcs=false", "-o", program, dir)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
-	return program
-}
-
 // What a command line that makes no sense is answered with, in one line and before anything is allocated.
 func TestLeakRefuses(t *testing.T) {
 	backwards := filepath.Join(t.TempDir(), "profile")
@@ -93,7 +79,7 @@ func TestLeakRefuses(t *testing.T) {
 
 // AllocMem's letters: three blocks of 2 MiB, half of each touched, figures for each block.
 func TestLeakAsAllocMem(t *testing.T) {
-	out, err := exec.Command(build(t), "leak", "-m", "2", "-f", "0.5", "-x", "5", "-e", "10", "-p", "1", "--hold=1ms").CombinedOutput()
+	out, err := exec.Command(need.Build(t, "."), "leak", "-m", "2", "-f", "0.5", "-x", "5", "-e", "10", "-p", "1", "--hold=1ms").CombinedOutput()
 	text := string(out)
 	if err != nil || !strings.Contains(text, "block 3: +2Mi, so far 6Mi taken, 3Mi touched") || strings.Contains(text, "block 4") ||
 		strings.Count(text, "process RSS") < 4 || !strings.Contains(text, "cgroup usage") || !strings.Contains(text, "working set") {
@@ -103,7 +89,7 @@ func TestLeakAsAllocMem(t *testing.T) {
 
 // With -o json each line is an object, the plan first, also where it waits for Enter.
 func TestLeakJSON(t *testing.T) {
-	cmd := exec.Command(build(t), "leak", "--wait", "--max=4Mi", "--hold=50ms", "--release-every=10ms", "-o", "json")
+	cmd := exec.Command(need.Build(t, "."), "leak", "--wait", "--max=4Mi", "--hold=50ms", "--release-every=10ms", "-o", "json")
 	cmd.Stdin = strings.NewReader("\n")
 	out, err := cmd.Output()
 	if err != nil {
@@ -135,7 +121,7 @@ func TestLeakJSON(t *testing.T) {
 // When its parent is killed, leak ends by itself and says so.
 func TestLeakEndsWithItsParent(t *testing.T) {
 	shell := need.Program(t, "sh")
-	parent := exec.Command(shell, "-c", `"$0" leak --max=4Mi & echo $!; wait`, build(t))
+	parent := exec.Command(shell, "-c", `"$0" leak --max=4Mi & echo $!; wait`, need.Build(t, "."))
 	out, err := parent.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -230,13 +216,10 @@ func TestLeakDocs(t *testing.T) {
 // Where the kernel promises no more memory than it has (vm.overcommit_memory=2), what is refused says so, and is given back. That is a
 // setting of the whole node, so the node is a guest.
 func TestLeakWithoutOvercommit(t *testing.T) {
-	need.Program(t, "qemu-system-x86_64")
-	const kernel = "../../.cache/vmlinuz"
-	if _, err := os.Stat(kernel); err != nil {
-		need.Missing(t, "needs a kernel to boot: make deps downloads one")
-	}
-	cmd := exec.Command(buildFolder(t, "../../guest"), "-kernel", kernel, "-memory", "512", "-append", "sysctl.vm.overcommit_memory=2 sysctl.vm.overcommit_ratio=80", "--",
-		build(t), "leak", "--max=2Gi", "--block=50Mi", "--touch=0.01", "--floor=0", "--stats-every=0")
+	kernel := need.Kernel(t, "../..")
+	cmd := exec.Command(need.Build(t, "../../guest"), "-kernel", kernel, "-memory", "512",
+		"-append", "sysctl.vm.overcommit_memory=2 sysctl.vm.overcommit_ratio=80", "--",
+		need.Build(t, "."), "leak", "--max=2Gi", "--block=50Mi", "--touch=0.01", "--floor=0", "--stats-every=0")
 	out, _ := cmd.CombinedOutput()
 	if status := cmd.ProcessState.ExitCode(); status != exitNoMemory {
 		t.Errorf("exit status %d, want %d", status, exitNoMemory)

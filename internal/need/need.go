@@ -45,6 +45,30 @@ func Program(tb testing.TB, name string) string {
 	return path
 }
 
+// Kernel is the need of a test that boots a guest: QEMU, and a kernel in the .cache of the project's root, whose path it returns.
+func Kernel(tb testing.TB, root string) string {
+	tb.Helper()
+	Program(tb, "qemu-system-x86_64")
+	path := filepath.Join(root, ".cache", "vmlinuz")
+	if _, err := os.Stat(path); err != nil {
+		Missing(tb, "needs a kernel to boot: make deps downloads one")
+	}
+	return path
+}
+
+// Build builds a program of this module, static as a guest needs it, and returns its path. A test that starts a program wants the one of
+// now.
+func Build(tb testing.TB, dir string) string {
+	tb.Helper()
+	path := filepath.Join(tb.TempDir(), "program")
+	cmd := exec.Command("go", "build", "-buildvcs=false", "-o", path, dir)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		tb.Fatalf("go build %s: %v\n%s", dir, err, out)
+	}
+	return path
+}
+
 // MemoryCgroup is the need of the right to make cgroups with the memory controller. It returns the folder they go into, the
 // root of the hierarchy: /sys/fs/cgroup/memory where the controller is on cgroup v1 (hybrid hosts too), /sys/fs/cgroup where
 // it is on v2. A test names its cgroups memrecon-..., directly in that folder, and removes them on every end.
