@@ -144,18 +144,8 @@ func TestRightsAreTakenAway(t *testing.T) {
 func TestPodsComeAndGo(t *testing.T) {
 	needCluster(t)
 	unharmed(t)
-	own := func() int64 {
-		d := latest(t)
-		for _, r := range d.Sheet.Rows {
-			if r.Kubernetes != nil && r.Kubernetes.Namespace == namespace && r.Kubernetes.Container == "memrecon" {
-				return r.UsageBytes
-			}
-		}
-		t.Fatal("the agent has no row")
-		return 0
-	}
 	t.Cleanup(func() { kubectl(t, "delete", "pods", "--selector=e2e=short", "--grace-period=0", "--force") }) // also where it ends early
-	before := own()
+	before := charged(t)
 	// Longer than it is meant to take where kubectl and the node are slow.
 	begin := time.Now()
 	count := 0
@@ -174,9 +164,21 @@ func TestPodsComeAndGo(t *testing.T) {
 		}
 		return complete(d)
 	})
-	after := own()
+	after := charged(t)
 	t.Logf("%d pods; the agent's cgroup was charged %d bytes before and %d after", count, before, after)
 	if after > before+16<<20 {
 		t.Errorf("the agent grew from %d to %d bytes", before, after)
 	}
+}
+
+// charged is what the agent's own cgroup is charged with.
+func charged(t *testing.T) int64 {
+	t.Helper()
+	for _, r := range latest(t).Sheet.Rows {
+		if r.Kubernetes != nil && r.Kubernetes.Namespace == namespace && r.Kubernetes.Container == "memrecon" {
+			return r.UsageBytes
+		}
+	}
+	t.Fatal("the agent has no row")
+	return 0
 }

@@ -112,10 +112,36 @@ func TestNodeOOM(t *testing.T) {
 	}
 }
 
+// The agent is small after all that has happened to its node.
+func TestAgentIsSmall(t *testing.T) {
+	needCluster(t)
+	metrics, err := agentPath(t, "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := regexp.MustCompile(`(?m)^process_resident_memory_bytes (\S+)$`).FindStringSubmatch(metrics)
+	if m == nil {
+		t.Fatal("no process_resident_memory_bytes")
+	}
+	resident, err := strconv.ParseFloat(m[1], 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	charge := charged(t)
+	t.Logf("%.1f MiB are resident, its cgroup is charged with %.1f MiB", resident/(1<<20), float64(charge)/(1<<20))
+	if most := max(resident, float64(charge)); most > 32e6 {
+		t.Errorf("%.0f bytes, want 32 MB at most", most)
+	}
+}
+
 // With the right to read the kernel's log, every kill is told with its record.
 func TestKillsAreToldByTheLog(t *testing.T) {
 	needCluster(t)
 	install(t, "overlays/forensics")
+	// A lab's CPU is emulated, and a round that takes 2 ms elsewhere uses up what a tenth of a second is allowed: then nothing is told
+	// until the next.
+	kubectl(t, "--namespace="+namespace, "set", "resources", "daemonset/memrecon", "--limits=cpu=1", "--requests=cpu=500m")
+	rollOut(t)
 	killsAreTold(t, true)
 }
 
@@ -123,7 +149,7 @@ func TestKillsAreToldByTheLog(t *testing.T) {
 func TestEvents(t *testing.T) {
 	needCluster(t)
 	install(t, "overlays/events")
-	leakPod(t, "told", "100Mi", "--rate=50Mi/s", "--max=0")
+	startPod(t, "told", "memrecon", limits("100Mi"), "leak", "--rate=50Mi/s", "--max=0")
 	eventually(t, time.Minute, "kubectl describe", func() string {
 		if described := kubectl(t, "describe", "pod/told", "--namespace=default"); !strings.Contains(described, "limit of 100Mi") {
 			return described
@@ -133,10 +159,45 @@ func TestEvents(t *testing.T) {
 	t.Log(kubectl(t, "get", "events", "--namespace=default", "--field-selector=involvedObject.name=told,source=memrecon"))
 }
 
-// install applies a folder of manifests, and waits until the agent that it describes has looked at the node.
+// What is no pod takes the node's memory, and the kubelet evicts a pod that is not the reason. It evicts one after another for as long as
+// the node is short, so pods of other tests too: this is the last.
+func TestInnocentIsEvicted(t *testing.T) {
+	needCluster(t)
+	startPod(t, "innocent", "workload", "{}", "-anon=10") // which exceeds what it requests, as none of the others does
+	kubectl(t, "wait", "--for=condition=Ready", "--namespace=default", "pod/innocent", "--timeout=3m")
+	hog := figure(t, "kubelet-available") - 160<<20 // 40 MiB less than is to be available; with less still, the node thrashes
+	t.Cleanup(func() { lab(t, "node", onHierarchy+"umount /run/hog; rmdir memrecon-hog") })
+	lab(t, "node", onHierarchy+fmt.Sprintf(`mkdir -p memrecon-hog /run/hog
+		mount -t tmpfs -o size=100%% hog /run/hog
+		sh -c "echo \$\$ > memrecon-hog/cgroup.procs; exec dd if=/dev/zero of=/run/hog/memory bs=1M count=%d"`, hog>>20))
+	var in report.Incident
+	eventually(t, 2*time.Minute, "an eviction", func() string {
+		found := incidents(t, "default/innocent")
+		if len(found) == 0 {
+			return kubectl(t, "get", "pods", "--namespace=default")
+		}
+		in = found[0]
+		return ""
+	})
+	t.Logf("%s (%s): %s\n%+v", in.Verdict, in.Confidence, in.Sentence, in.Evidence)
+	if in.Verdict != verdict.EvictedInnocent {
+		t.Errorf("the verdict is %s, want %s", in.Verdict, verdict.EvictedInnocent)
+	}
+	if len(in.Users) == 0 || in.Users[0].Path != "/memrecon-hog" {
+		t.Errorf("it does not say who drove the node there: %+v", in.Users)
+	}
+}
+
+// install applies a folder of manifests.
 func install(t *testing.T, folder string) {
 	t.Helper()
 	kubectl(t, "apply", "--kustomize", "../manifests/"+folder)
+	rollOut(t)
+}
+
+// rollOut waits until the agent that the DaemonSet describes by now has looked at the node.
+func rollOut(t *testing.T) {
+	t.Helper()
 	kubectl(t, "--namespace="+namespace, "rollout", "status", "daemonset/memrecon", "--timeout=5m")
 	eventually(t, time.Minute, "one agent", func() string {
 		if pods := get[struct{ Items []pod }](t, "pods", "--namespace="+namespace); len(pods.Items) != 1 {

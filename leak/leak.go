@@ -86,7 +86,7 @@ var (
 // A step is what is taken before guards and signals are looked at again. It grows and shrinks so that it takes about stepTime,
 // whatever the machine can do.
 const (
-	stepTime         = 20 * time.Millisecond
+	stepTime         = 40 * time.Millisecond
 	firstStep        = 32 << 20
 	minStep, maxStep = 1 << 20, 512 << 20
 	shrinkStep       = 32 << 20 // to give back is fast anywhere
@@ -163,13 +163,15 @@ func (l *Leak) run(ctx context.Context) (reason string, err error) {
 				nextReport = now.Add(10 * l.config.Interval)
 			}
 		}
-		if moved, err := l.follow(l.wanted(elapsed)); err != nil {
+		wanted := l.wanted(elapsed)
+		if err := l.follow(wanted); err != nil {
 			return "", err
-		} else if moved {
+		}
+		if l.held != wanted {
 			continue
 		}
 		if full, ok := l.config.Shape.Full(); ok && elapsed >= full && holding.IsZero() {
-			holding = now
+			holding = time.Now()
 			l.emit(Holding, "", true)
 		}
 		wait(ctx, time.Until(l.wake(now, holding, nextReport, nextTouch)))
@@ -200,17 +202,17 @@ func (l *Leak) wanted(t time.Duration) uint64 {
 	return n / l.granule * l.granule
 }
 
-// follow takes or gives back some of what is missing; it tells whether that was anything.
-func (l *Leak) follow(wanted uint64) (moved bool, err error) {
+// follow takes or gives back some of what is missing.
+func (l *Leak) follow(wanted uint64) error {
 	switch {
 	case wanted > l.held:
 		n := l.untilBlockEnd(min(wanted-l.held, l.step, l.guards.mayTake()))
 		began := time.Now()
 		if err := l.memory.grow(n); err != nil {
 			if errors.Is(err, unix.ENOMEM) {
-				return false, fmt.Errorf("%w after %s: %w; %s", ErrNoMemory, sizeText(l.held), err, l.guards.watcher.whyNoMemory())
+				return fmt.Errorf("%w after %s: %w; %s", ErrNoMemory, sizeText(l.held), err, l.guards.watcher.whyNoMemory())
 			}
-			return false, err
+			return err
 		}
 		l.held += n
 		l.guards.took(n)
@@ -220,17 +222,15 @@ func (l *Leak) follow(wanted uint64) (moved bool, err error) {
 			l.emit(Ended, "dies at "+sizeText(l.config.DieAt)+" with "+l.config.Death.String()+", as asked", true)
 			l.config.Death.die()
 		}
-		return true, nil
 	case wanted < l.held:
 		n := min(l.held-wanted, roundUp(shrinkStep, l.granule))
 		if err := l.memory.shrink(n); err != nil {
-			return false, err
+			return err
 		}
 		l.held -= n
 		l.blocks = (l.held + l.blockBytes() - 1) / l.blockBytes()
-		return true, nil
 	}
-	return false, nil
+	return nil
 }
 
 // blockBytes is a block in whole granules.
@@ -290,7 +290,7 @@ func (l *Leak) release(ctx context.Context) (reason string, err error) {
 		}
 		to := (l.held - 1) / l.blockBytes() * l.blockBytes() // the last block may be smaller
 		for l.held > to {
-			if _, err := l.follow(to); err != nil {
+			if err := l.follow(to); err != nil {
 				return "", err
 			}
 		}

@@ -3,7 +3,7 @@ package leak
 import (
 	"os"
 	"runtime"
-	"sync/atomic"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -141,29 +141,34 @@ func (m *mapped) fill(b *block, from, to uint64) error {
 	return nil
 }
 
-// share is what a worker takes at a time: small enough that none waits long for another that the machine has kept from running, and
-// large enough that Go's scheduler, which looks after every long system call, does not show.
-const share = 16 << 20
+// leastShare is what a worker takes at least at a time: Go's scheduler looks after every system call that takes long.
+const leastShare = 1 << 20
 
-// populate has the kernel find pages for all of b.
+// populate has the kernel find pages for all of b. A worker takes its share of half of what is left, so that none waits long for the
+// last, also where the machine has kept one from running.
 func (m *mapped) populate(b []byte) error {
-	workers := min(m.workers, (len(b)+share-1)/share)
+	workers := min(m.workers, (len(b)+leastShare-1)/leastShare)
 	if workers <= 1 {
 		return populate(b)
 	}
-	var begun atomic.Int64
+	var mu sync.Mutex
+	next := func() []byte {
+		mu.Lock()
+		defer mu.Unlock()
+		n := max(leastShare, int(roundUp(uint64(len(b)/(2*workers)), m.granule)))
+		part := b[:min(n, len(b))]
+		b = b[len(part):]
+		return part
+	}
 	var all errgroup.Group
 	for range workers {
 		all.Go(func() error {
-			for {
-				end := int(begun.Add(share))
-				if end-share >= len(b) {
-					return nil
-				}
-				if err := populate(b[end-share : min(end, len(b))]); err != nil {
+			for part := next(); len(part) > 0; part = next() {
+				if err := populate(part); err != nil {
 					return err
 				}
 			}
+			return nil
 		})
 	}
 	return all.Wait()
