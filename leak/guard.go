@@ -66,7 +66,7 @@ func (g *guards) check(now time.Time) error {
 			what  string
 			bytes snapshot.Value
 		}{
-			{"MemAvailable", m.MemAvailable}, {"what the kubelet calls available", kubeletAvailable(&m)},
+			{"MemAvailable", m.MemAvailable}, {"what the kubelet calls available", m.KubeletAvailable()},
 		} {
 			n, ok := a.bytes.Get()
 			if !ok {
@@ -86,24 +86,4 @@ func (g *guards) check(now time.Time) error {
 		}
 	}
 	return nil
-}
-
-// kubeletAvailable is MemTotal less the node's working set, as the kubelet computes it from the root cgroup: anonymous memory
-// and page cache less inactive page cache. Taken from /proc/meminfo, since a container does not see the root cgroup; the two
-// agree within some 0.2 MB (cgroup v1 and v2).
-func kubeletAvailable(m *snapshot.Meminfo) snapshot.Value {
-	var sum int64
-	for _, part := range []struct {
-		bytes snapshot.Value
-		sign  int64
-	}{
-		{m.MemTotal, 1}, {m.AnonPages, -1}, {m.Cached, -1}, {m.Buffers, -1}, {m.InactiveFile, 1},
-	} {
-		n, ok := part.bytes.Get()
-		if !ok {
-			return snapshot.Value{}
-		}
-		sum += part.sign * int64(n)
-	}
-	return snapshot.Of(uint64(max(0, sum)))
 }

@@ -193,7 +193,7 @@ func nodeBounds(m *snapshot.Meminfo, floor uint64) []Bound {
 	swap, _ := m.SwapFree.Get()
 	bounds := []Bound{{What: "the end of the node's memory", Bytes: available + swap, Then: thenKills}}
 	if floor > 0 {
-		if kubelet, ok := kubeletAvailable(m).Get(); ok {
+		if kubelet, ok := m.KubeletAvailable().Get(); ok {
 			available = min(available, kubelet)
 		}
 		bounds = append(bounds, Bound{

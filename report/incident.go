@@ -120,6 +120,9 @@ func Sentence(in *verdict.Incident) string {
 		s = "the kubelet evicted the pod, as the node was low on memory" + low(in)
 	case verdict.EvictedInnocent:
 		s = "the kubelet evicted the pod, though the node would have been low on memory without it as well" + low(in)
+		if beyond := amount(in.BeyondReserved); beyond != "" {
+			s = fmt.Sprintf("the kubelet evicted the pod, as what is no pod used %s more than is reserved for it, and so the node was low on memory%s", beyond, low(in))
+		}
 	case verdict.Refused:
 		s = "the kubelet refused to run the pod, as the node was under " + conditions(in)
 	case verdict.RuntimeCap:
@@ -388,6 +391,9 @@ func eviction(in *verdict.Incident) string {
 	if active, inactive := amount(in.VictimCache), amount(in.VictimIdleCache); in.Eviction != nil && active != "" && inactive != "" {
 		parts = append(parts, fmt.Sprintf("Of the pod's %s then, %s were page cache in use, which its working set has, and %s page cache out of use, which it has not.",
 			amount(in.VictimUsage), active, inactive))
+	}
+	if beyond := amount(in.BeyondReserved); beyond != "" && in.Verdict == verdict.Evicted {
+		parts = append(parts, fmt.Sprintf("What is no pod used %s more than is reserved for it, less than this pod beyond its requests.", beyond))
 	}
 	if in.Shown != "" {
 		parts = append(parts, "kubectl get pods shows the pod as "+in.Shown+".")

@@ -261,6 +261,11 @@ func made() []struct {
 			"pod shop/web: the kubelet evicted the pod, as the node was low on memory: 90Mi was available, below the eviction threshold of 200Mi; " +
 				"container app used 1.35Gi and requests nothing; 300Mi of the pod's memory was page cache in use.",
 		},
+		{
+			verdict.Incident{Verdict: verdict.EvictedInnocent, Confidence: likely, Victim: pod, Limited: node, Eviction: &low, BeyondReserved: mi(1500), Effect: verdict.PodEnded},
+			"pod shop/web: the kubelet evicted the pod, as what is no pod used 1.46Gi more than is reserved for it, and so the node was low on memory: " +
+				"90Mi was available, below the eviction threshold of 200Mi; container app used 1.35Gi and requests nothing.",
+		},
 		{ // a kubelet before 1.26 gives no figures
 			verdict.Incident{Verdict: verdict.EvictedInnocent, Confidence: likely, Victim: pod, Limited: node, Eviction: &snapshot.Eviction{Resource: "memory"}, Effect: verdict.PodEnded},
 			"pod shop/web: the kubelet evicted the pod, though the node would have been low on memory without it as well.",

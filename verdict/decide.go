@@ -38,7 +38,7 @@ func (j *Judge) decide(d *dead, now time.Time) (Incident, bool) {
 	}
 	switch {
 	case d.pod != nil:
-		byEviction(d.pod, &in)
+		byEviction(d, &in)
 		in.Ranking, in.Shown = d.rank, shown(d.pod)
 		if in.Ranking == nil && in.Verdict != Refused {
 			in.Missing = append(in.Missing, MissingReading)
@@ -476,7 +476,15 @@ func workingSet(c *snapshot.Cgroup) (uint64, bool) {
 // pageCache is a part of a cgroup's page cache with what is below it: active_file, files that were read twice, is in the working set
 // though it could be dropped; inactive_file is not.
 func pageCache(c *snapshot.Cgroup, part string) snapshot.Value {
-	for _, key := range []string{"total_" + part, part} { // v1 has both
+	return firstOf(c, "total_"+part, part) // v1 has both
+}
+
+// anonymous is a cgroup's anonymous memory with what is below it. v1's rss is that alone.
+func anonymous(c *snapshot.Cgroup) snapshot.Value { return firstOf(c, "total_rss", "anon") }
+
+// firstOf is the first of some keys of memory.stat that there is.
+func firstOf(c *snapshot.Cgroup, keys ...string) snapshot.Value {
+	for _, key := range keys {
 		if n, ok := c.Stat.Get(key); ok {
 			return snapshot.Of(n)
 		}

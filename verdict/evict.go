@@ -38,10 +38,11 @@ func evictedAt(p *snapshot.Pod) time.Time {
 	return at
 }
 
-// byEviction decides by the kubelet's own words. A pod that is innocent had so little beyond its requests that the node was short
-// without it: the kubelet takes who exceeds requests first, and never what is no pod.
-func byEviction(p *snapshot.Pod, in *Incident) {
-	e, _ := eviction(p)
+// byEviction decides by the kubelet's own words. A pod that is innocent had less beyond its requests than what was missing, so that the
+// node was short without it, or than what others used that are no pods and beyond what is reserved for them: the kubelet takes who
+// exceeds requests first, and never what is no pod.
+func byEviction(d *dead, in *Incident) {
+	e, _ := eviction(d.pod)
 	in.Eviction = &e
 	in.Verdict, in.Confidence = Evicted, Certain
 	in.Limited = Owner{Path: "/", Identity: snapshot.Identity{Class: snapshot.ClassRoot}}
@@ -49,17 +50,38 @@ func byEviction(p *snapshot.Pod, in *Incident) {
 		in.Verdict = Refused
 		return
 	}
+	in.BeyondReserved = beyondReserved(&d.before)
+	available, isKnown := e.Available.Get()
+	if !isKnown {
+		return // then nobody says what the pod used, either
+	}
 	var excess uint64
 	for _, over := range append([]snapshot.OverRequest{e.Pod}, e.Containers...) {
 		usage, _ := over.Usage.Get()
 		request, _ := over.Request.Get()
 		excess += usage - min(usage, request)
 	}
-	threshold, isKnown := e.Threshold.Get()
-	available, isKnownToo := e.Available.Get()
-	if isKnown && isKnownToo && excess < threshold-min(threshold, available) {
+	threshold, _ := e.Threshold.Get()
+	beyond, _ := in.BeyondReserved.Get()
+	if excess < max(beyond, threshold-min(threshold, available)) {
 		in.Verdict, in.Confidence = EvictedInnocent, Likely
 	}
+}
+
+// beyondReserved is how much more than what is reserved for it what is no pod used: the kubelet gives all pods what the node has less
+// what is reserved, so what they do not use of that is available, or others have it. Absent where they had no more.
+func beyondReserved(s *lastSeen) snapshot.Value {
+	i := slices.IndexFunc(s.parents, func(c snapshot.Cgroup) bool { return c.Identity.Class == snapshot.ClassKubepods })
+	if i < 0 {
+		return snapshot.Value{}
+	}
+	limit, isLimited := s.parents[i].Max.Get()
+	pods, isRead := workingSet(&s.parents[i])
+	available, isKnown := s.available.Get()
+	if !isLimited || !isRead || !isKnown || limit <= pods+available {
+		return snapshot.Value{}
+	}
+	return snapshot.Of(limit - pods - available)
 }
 
 // shown is the status that kubectl get pods shows of a pod that has ended (printPod in pkg/printers/internalversion/printers.go of

@@ -53,6 +53,10 @@ type Incident struct {
 	Termination *snapshot.Termination `json:"termination,omitempty"`
 	// Eviction is what the kubelet said of an eviction.
 	Eviction *snapshot.Eviction `json:"eviction,omitempty"`
+	// BeyondReserved is how many bytes more than what is reserved for it what is no pod used, at the last reading before an eviction: the
+	// limit of all pods (capacity less what is reserved) less their working set, less what the kubelet calls available. Absent where that
+	// is not known, or where it used no more.
+	BeyondReserved snapshot.Value `json:"beyond_reserved_bytes,omitzero"`
 	// Ranking is why the kubelet took this pod, nil where memrecon had not read it before.
 	Ranking *Ranking `json:"ranking,omitempty"`
 	// Shown is what kubectl get pods shows of a pod that was evicted: Evicted, Completed, Error, ContainerStatusUnknown.

@@ -76,6 +76,8 @@ type lastSeen struct {
 	time    time.Time
 	cgroup  snapshot.Cgroup
 	parents []snapshot.Cgroup // from the nearest on
+	// available is what the kubelet calls so.
+	available snapshot.Value
 	// ranked are the round's pods in the order of their eviction; only of containers that are gone.
 	ranked []ranked
 }
@@ -325,7 +327,7 @@ func isPodOrContainer(class snapshot.Class) bool {
 }
 
 func look(s *snapshot.Snapshot, i int) lastSeen {
-	seen := lastSeen{time: s.Time, cgroup: s.Cgroups[i]}
+	seen := lastSeen{time: s.Time, cgroup: s.Cgroups[i], available: s.Host.Meminfo.KubeletAvailable()}
 	for p := s.Cgroups[i].Parent; p >= 0; p = s.Cgroups[p].Parent {
 		seen.parents = append(seen.parents, s.Cgroups[p])
 	}
@@ -348,7 +350,7 @@ func (j *Judge) noticeGone(s *snapshot.Snapshot) {
 			continue
 		}
 		if isPodOrContainer(c.Identity.Class) {
-			seen := look(j.now, i)
+			seen := j.alive(i)
 			if c.Identity.Class == snapshot.ClassContainer && c.Identity.PodUID != "" {
 				seen.ranked = order()
 			}
@@ -360,6 +362,25 @@ func (j *Judge) noticeGone(s *snapshot.Snapshot) {
 			}
 		}
 	}
+}
+
+// alive is a cgroup of the last round, or as the one before had it where its processes have ended in between: it outlasts them by up to
+// a second, with little more than page cache.
+func (j *Judge) alive(i int) lastSeen {
+	c := &j.now.Cgroups[i]
+	if j.earlier == nil {
+		return look(j.now, i)
+	}
+	before := slices.IndexFunc(j.earlier.Cgroups, func(e snapshot.Cgroup) bool { return e.Inode == c.Inode && e.Path == c.Path })
+	if before < 0 {
+		return look(j.now, i)
+	}
+	left, isKnown := anonymous(c).Get()
+	had, wasKnown := anonymous(&j.earlier.Cgroups[before]).Get()
+	if isKnown && wasKnown && left < had/10 {
+		return look(j.earlier, before)
+	}
+	return look(j.now, i)
 }
 
 // readPods looks for what the kubelet newly says: containers that ended, pods that were evicted.
@@ -488,7 +509,7 @@ func (j *Judge) beforeEviction(pod *snapshot.Pod) lastSeen {
 	}
 	for i := range last.parents {
 		if last.parents[i].Identity.Class == snapshot.ClassPod {
-			return lastSeen{time: last.time, cgroup: last.parents[i], parents: last.parents[i+1:], ranked: last.ranked}
+			return lastSeen{time: last.time, cgroup: last.parents[i], parents: last.parents[i+1:], available: last.available, ranked: last.ranked}
 		}
 	}
 	return lastSeen{}

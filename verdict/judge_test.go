@@ -1,6 +1,7 @@
 package verdict_test
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -98,6 +99,21 @@ func (n *node) listen() {
 		}
 		n.last[in.ID] = in
 	}
+}
+
+// meminfo leaves so many MiB of the node available. All pods use 300 MiB of the 1700 that they may.
+func (n *node) meminfo(available uint64) {
+	m := &n.snap.Host.Meminfo
+	m.AnonPages, m.Cached, m.Buffers, m.InactiveFile = snapshot.Of((2048-available)*mib), snapshot.Of(50*mib), snapshot.Of(0), snapshot.Of(50*mib)
+}
+
+// overRequest is the kubelet's eviction of the pod, whose container exceeds its request by so many MiB. It looked when 190 were left.
+func (n *node) overRequest(excess int) {
+	p := &n.snap.Kubernetes.Pods[0]
+	p.Phase, p.Reason = "Failed", "Evicted"
+	p.Message = fmt.Sprintf("The node was low on resource: memory. Threshold quantity: 200Mi, available: 190Mi. "+
+		"Container app was using %dMi, request is 64Mi, has larger consumption of memory. ", 64+excess)
+	n.round(2)
 }
 
 // moves are those of a cgroup's own counters, by how much.
@@ -357,6 +373,22 @@ func TestVerdicts(t *testing.T) {
 			p.Message = "The node was low on resource: memory. Threshold quantity: 200Mi, available: 92616Ki. Container app was using 5120Ki, request is 0, has larger consumption of memory. "
 			n.round(2)
 		}, everywhere(verdict.Likely, verdict.EvictedInnocent, verdict.PodEnded)},
+		// The node is short by less than the pod has beyond its request, and a service has what is reserved.
+		"evicted for a service": {false, func(n *node) {
+			n.meminfo(190)
+			n.round(1)
+			n.overRequest(14)
+		}, everywhere(verdict.Likely, verdict.EvictedInnocent, verdict.PodEnded)},
+		"evicted for its own use, beside a service": {false, func(n *node) {
+			n.meminfo(190)
+			n.round(1)
+			n.overRequest(1211)
+		}, everywhere(verdict.Certain, verdict.Evicted, verdict.PodEnded)},
+		"evicted where nobody else had too much": {false, func(n *node) {
+			n.meminfo(1500)
+			n.round(1)
+			n.overRequest(14)
+		}, everywhere(verdict.Certain, verdict.Evicted, verdict.PodEnded)},
 		"refused": {false, func(n *node) {
 			p := &n.snap.Kubernetes.Pods[0]
 			p.Phase, p.Reason, p.Message = "Failed", "Evicted", "Pod was rejected: The node had condition: [MemoryPressure]. "
@@ -494,6 +526,26 @@ func TestUsageIsFromBefore(t *testing.T) {
 		if in := n.only(); in.VictimUsage != snapshot.Of(99*mib) {
 			t.Errorf("%s: it used %s", name, in.VictimUsage)
 		}
+	}
+}
+
+// A cgroup outlasts its processes by a round: the container is told of as it was with them.
+func TestUsageIsThatOfTheLiving(t *testing.T) {
+	anon := func(n *node, bytes uint64) {
+		n.cgroup(appPath).Stat = snapshot.Stat{Keys: snapshot.NewKeys([]string{"anon"}), Values: []uint64{bytes}}
+	}
+	n := newNode(t, false)
+	anon(n, 80*mib)
+	n.round(1)
+	anon(n, 0)
+	n.cgroup(appPath).Usage = snapshot.Of(48 << 10)
+	n.round(2)
+	n.remove(appPath)
+	n.round(3)
+	n.end(1, 134, "Error")
+	n.round(4)
+	if in := n.only(); in.VictimUsage != snapshot.Of(100*mib) || in.Confidence != verdict.Likely {
+		t.Errorf("it used %s: %s, %s", in.VictimUsage, in.Verdict, in.Confidence)
 	}
 }
 
