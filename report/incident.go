@@ -393,7 +393,7 @@ func eviction(in *verdict.Incident) string {
 			amount(in.VictimUsage), active, inactive))
 	}
 	if beyond := amount(in.BeyondReserved); beyond != "" && in.Verdict == verdict.Evicted {
-		parts = append(parts, fmt.Sprintf("What is no pod used %s more than is reserved for it, less than this pod beyond its requests.", beyond))
+		parts = append(parts, fmt.Sprintf("What is no pod used %s more than is reserved for it, and this pod as much or more beyond its requests.", beyond))
 	}
 	if in.Shown != "" {
 		parts = append(parts, "kubectl get pods shows the pod as "+in.Shown+".")

@@ -346,6 +346,7 @@ func TestEvictionText(t *testing.T) {
 		"Of the pod's 300Mi then, 100Mi were page cache in use, which its working set has, and 50Mi page cache out of use, which it has not.": {
 			Eviction: &snapshot.Eviction{Resource: "memory"}, VictimUsage: snapshot.Of(300 * mib), VictimCache: snapshot.Of(100 * mib), VictimIdleCache: snapshot.Of(50 * mib),
 		},
+		"What is no pod used 200Mi more than is reserved for it, and this pod as much or more beyond its requests.": {BeyondReserved: snapshot.Of(200 * mib)},
 		"kubectl get pods shows the pod as Error.": {Shown: "Error"},
 	} {
 		in.Verdict, in.Victim = verdict.Evicted, pod("web")

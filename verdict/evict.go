@@ -50,10 +50,9 @@ func byEviction(d *dead, in *Incident) {
 		in.Verdict = Refused
 		return
 	}
-	in.BeyondReserved = beyondReserved(&d.before)
 	available, isKnown := e.Available.Get()
 	if !isKnown {
-		return // then nobody says what the pod used, either
+		return // before Kubernetes 1.26; where it had no figures of the pod, either, nothing could be compared
 	}
 	var excess uint64
 	for _, over := range append([]snapshot.OverRequest{e.Pod}, e.Containers...) {
@@ -62,6 +61,7 @@ func byEviction(d *dead, in *Incident) {
 		excess += usage - min(usage, request)
 	}
 	threshold, _ := e.Threshold.Get()
+	in.BeyondReserved = beyondReserved(&d.before)
 	beyond, _ := in.BeyondReserved.Get()
 	if excess < max(beyond, threshold-min(threshold, available)) {
 		in.Verdict, in.Confidence = EvictedInnocent, Likely

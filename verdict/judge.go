@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/memrecon/memrecon/snapshot"
@@ -343,16 +342,20 @@ func (j *Judge) noticeGone(s *snapshot.Snapshot) {
 	for i := range s.Cgroups {
 		there[s.Cgroups[i].Inode] = true
 	}
-	order := sync.OnceValue(func() []ranked { return rank(j.now) })
+	orders := map[*snapshot.Snapshot][]ranked{}
 	for i := range j.now.Cgroups {
 		c := &j.now.Cgroups[i]
 		if there[c.Inode] {
 			continue
 		}
 		if isPodOrContainer(c.Identity.Class) {
-			seen := j.alive(i)
+			round, at := j.alive(i)
+			seen := look(round, at)
 			if c.Identity.Class == snapshot.ClassContainer && c.Identity.PodUID != "" {
-				seen.ranked = order()
+				if _, ok := orders[round]; !ok {
+					orders[round] = rank(round)
+				}
+				seen.ranked = orders[round]
 			}
 			j.gone[who(c.Identity)] = seen
 		}
@@ -364,23 +367,22 @@ func (j *Judge) noticeGone(s *snapshot.Snapshot) {
 	}
 }
 
-// alive is a cgroup of the last round, or as the one before had it where its processes have ended in between: it outlasts them by up to
-// a second, with little more than page cache.
-func (j *Judge) alive(i int) lastSeen {
+// alive is the last round that read a cgroup of j.now's with its processes, and its place there: it outlasts them by up to a second, with
+// little more than page cache.
+func (j *Judge) alive(i int) (*snapshot.Snapshot, int) {
 	c := &j.now.Cgroups[i]
-	if j.earlier == nil {
-		return look(j.now, i)
-	}
-	before := slices.IndexFunc(j.earlier.Cgroups, func(e snapshot.Cgroup) bool { return e.Inode == c.Inode && e.Path == c.Path })
-	if before < 0 {
-		return look(j.now, i)
-	}
 	left, isKnown := anonymous(c).Get()
-	had, wasKnown := anonymous(&j.earlier.Cgroups[before]).Get()
-	if isKnown && wasKnown && left < had/10 {
-		return look(j.earlier, before)
+	if j.earlier == nil || !isKnown {
+		return j.now, i
 	}
-	return look(j.now, i)
+	for k := range j.earlier.Cgroups {
+		if before := &j.earlier.Cgroups[k]; before.Inode == c.Inode {
+			if had, wasKnown := anonymous(before).Get(); wasKnown && left < had/10 {
+				return j.earlier, k
+			}
+		}
+	}
+	return j.now, i
 }
 
 // readPods looks for what the kubelet newly says: containers that ended, pods that were evicted.

@@ -101,14 +101,12 @@ func (n *node) listen() {
 	}
 }
 
-// meminfo leaves so many MiB of the node available. All pods use 300 MiB of the 1700 that they may.
-func (n *node) meminfo(available uint64) {
+// evicted is the kubelet's eviction of the pod, whose container exceeds its request by so many MiB, as the node had 190 MiB left. At the
+// last reading before, so many were available; all pods use 300 MiB of the 1700 that they may.
+func (n *node) evicted(available, excess uint64) {
 	m := &n.snap.Host.Meminfo
 	m.AnonPages, m.Cached, m.Buffers, m.InactiveFile = snapshot.Of((2048-available)*mib), snapshot.Of(50*mib), snapshot.Of(0), snapshot.Of(50*mib)
-}
-
-// overRequest is the kubelet's eviction of the pod, whose container exceeds its request by so many MiB. It looked when 190 were left.
-func (n *node) overRequest(excess int) {
+	n.round(1)
 	p := &n.snap.Kubernetes.Pods[0]
 	p.Phase, p.Reason = "Failed", "Evicted"
 	p.Message = fmt.Sprintf("The node was low on resource: memory. Threshold quantity: 200Mi, available: 190Mi. "+
@@ -374,21 +372,12 @@ func TestVerdicts(t *testing.T) {
 			n.round(2)
 		}, everywhere(verdict.Likely, verdict.EvictedInnocent, verdict.PodEnded)},
 		// The node is short by less than the pod has beyond its request, and a service has what is reserved.
-		"evicted for a service": {false, func(n *node) {
-			n.meminfo(190)
-			n.round(1)
-			n.overRequest(14)
-		}, everywhere(verdict.Likely, verdict.EvictedInnocent, verdict.PodEnded)},
-		"evicted for its own use, beside a service": {false, func(n *node) {
-			n.meminfo(190)
-			n.round(1)
-			n.overRequest(1211)
-		}, everywhere(verdict.Certain, verdict.Evicted, verdict.PodEnded)},
-		"evicted where nobody else had too much": {false, func(n *node) {
-			n.meminfo(1500)
-			n.round(1)
-			n.overRequest(14)
-		}, everywhere(verdict.Certain, verdict.Evicted, verdict.PodEnded)},
+		"evicted for a service": {false, func(n *node) { n.evicted(190, 14) },
+			everywhere(verdict.Likely, verdict.EvictedInnocent, verdict.PodEnded)},
+		"evicted for its own use, beside a service": {false, func(n *node) { n.evicted(190, 1211) },
+			everywhere(verdict.Certain, verdict.Evicted, verdict.PodEnded)},
+		"evicted where nobody else had too much": {false, func(n *node) { n.evicted(1500, 14) },
+			everywhere(verdict.Certain, verdict.Evicted, verdict.PodEnded)},
 		"refused": {false, func(n *node) {
 			p := &n.snap.Kubernetes.Pods[0]
 			p.Phase, p.Reason, p.Message = "Failed", "Evicted", "Pod was rejected: The node had condition: [MemoryPressure]. "

@@ -126,6 +126,32 @@ func TestEvictedAsItWas(t *testing.T) {
 	}
 }
 
+// A pod whose containers outlast their processes by a round has its place of before, among the others as they were then.
+func TestRankedAsItWas(t *testing.T) {
+	n := newNode(t, false)
+	const other = "22222222-2222-3333-4444-555555555555"
+	n.pod(other, 20, snapshot.Pod{Name: "other", UID: other})
+	processes := func(anon uint64) {
+		for _, path := range []string{appPath, sidePath} {
+			n.cgroup(path).Stat = snapshot.Stat{Keys: snapshot.NewKeys([]string{"anon"}), Values: []uint64{anon}}
+		}
+	}
+	processes(8 * mib)
+	n.round(1)
+	processes(0)
+	n.cgroup(podPath).Usage = snapshot.Of(4096)
+	n.round(2)
+	n.remove(appPath)
+	n.remove(sidePath)
+	n.round(3)
+	n.snap.Kubernetes.Pods[0].Phase, n.snap.Kubernetes.Pods[0].Message = "Failed", "The node was low on resource: memory. "
+	n.round(4)
+	in := n.only()
+	if r := in.Ranking; r == nil || r.Place != 1 || r.Pods != 2 || !r.Time.Equal(at(1)) || in.VictimUsage != snapshot.Of(110*mib) {
+		t.Errorf("it used %s, and its place is %+v", in.VictimUsage, r)
+	}
+}
+
 // kubectl shows the end of the first container, and the pod's reason where no container has one.
 func TestShown(t *testing.T) {
 	ended := func(reason string, code int32) snapshot.Container {
